@@ -1,0 +1,48 @@
+# Every command works as the only one typed in a fresh clone: each installs what it needs into .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help install demo test lint format bench clean
+
+help:
+	@echo "make demo     run a real agent against a local platform and show its record (KEEP=1 leaves the platform running)"
+	@echo "make test     ruff, mypy and pytest; ARGS=... is handed to pytest"
+	@echo "make lint     ruff and mypy only"
+	@echo "make format   let ruff mend what it can"
+	@echo "make bench    print what a span costs, beside other libraries"
+	@echo "make install  a .venv with everything for development"
+
+$(VENV)/.local: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once) ..."
+	@$(PIP) -e '.[local]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.local
+	@$(PIP) -e '.[local,dev]'
+	@touch $@
+
+install: $(VENV)/.dev
+
+demo: $(VENV)/.local
+	@$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/span_overhead.py
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis
