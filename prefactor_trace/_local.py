@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ except ImportError:  # Windows: no advisory locks; a stale file then costs one r
     fcntl = None  # type: ignore[assignment]
 
 _FILE = "local-platform.json"
+_PATIENCE_SECONDS = 0.5  # who looks for a platform holds a shared lock for a moment
 
 
 class Destination(NamedTuple):
@@ -34,7 +36,7 @@ class Destination(NamedTuple):
         return f"Destination(url={self.url!r}, token=***)"
 
 
-class AlreadyRunning(RuntimeError):
+class AlreadyRunningError(RuntimeError):
     """Another local platform of this user holds the file."""
 
 
@@ -54,13 +56,13 @@ def find(state_dir: Path) -> Destination | None:
 def announced(state_dir: Path, destination: Destination) -> Iterator[None]:
     """Tell the library, for the length of the block, that a platform is at *destination*.
 
-    Raises AlreadyRunning if another one is announced already, OSError if the folder cannot be written.
+    Raises AlreadyRunningError if another one is announced already, OSError if the folder cannot be written.
     """
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = state_dir / _FILE
     with open(path, "a+b", opener=_open_own) as file:
         if not _lock(file):
-            raise AlreadyRunning(f"another local platform is running; {path} names it")
+            raise AlreadyRunningError(f"another local platform is running; {path} names it")
         file.truncate(0)
         file.write(json.dumps({**destination._asdict(), "pid": os.getpid()}).encode())
         file.flush()
@@ -82,11 +84,16 @@ def _open_own(path: str, flags: int) -> int:
 def _lock(file: IO[bytes]) -> bool:
     if fcntl is None:
         return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > give_up_at:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 def _is_locked(file: IO[bytes]) -> bool:

@@ -1,0 +1,121 @@
+"""The current instance and the current span, and how they travel to other threads.
+
+One context variable holds the innermost open *scope*: an instance, or a span in it. It holds a small handle and
+never inputs or outputs, because contexts are copied and live long. Tasks, task groups, `asyncio.to_thread` and
+anyio's threads copy the context by themselves; for plain threads and executors there is `carry`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+logger = logging.getLogger("prefactor_trace")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Scope:
+    """What can be current: a run, or a step in one. None of the methods raises."""
+
+    __slots__ = ()
+
+    def returned(self, result: object, items: int | None = None) -> None:
+        """End normally. *items*: how many a generator has yielded."""
+        raise NotImplementedError
+
+    def raised(self, error: BaseException) -> None:
+        """End by *error*, as the table in `_ending` says."""
+        raise NotImplementedError
+
+    def abandoned(self, items: int) -> None:
+        """End because the consumer of a generator went away after *items*."""
+        raise NotImplementedError
+
+
+NO_RESULT: Any = object()
+"""What a block returns: nothing, where None would be a result."""
+
+current: contextvars.ContextVar[Any] = contextvars.ContextVar("prefactor_trace", default=None)
+
+
+def leave(token: contextvars.Token[Any], scope: object) -> None:
+    """Make current again what was so before *scope* was entered; quietly if that was in another context."""
+    try:
+        current.reset(token)
+    except ValueError:
+        # Entered in one context and left in another: here it is ours to undo only if it came along.
+        if current.get() is scope:
+            old = token.old_value
+            current.set(None if old is contextvars.Token.MISSING else old)
+
+
+class Block:
+    """The bookkeeping of a `with` block that opens a scope on entry. It may be entered again, and in many tasks."""
+
+    __slots__ = ("_entered",)
+
+    def __init__(self) -> None:
+        self._entered: list[tuple[Scope, contextvars.Token[Any]]] = []
+
+    def _enter(self, scope: Scope, *, as_current: bool = True) -> None:
+        self._entered.append((scope, current.set(scope if as_current else current.get())))
+
+    def _leave(self) -> Scope:
+        # The same block may be open in several tasks at once; ours is the one that is current here.
+        here = current.get()
+        entry = next((each for each in self._entered if each[0] is here), self._entered[-1])
+        self._entered.remove(entry)
+        scope, token = entry
+        leave(token, scope)
+        return scope
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        scope = self._leave()
+        if error is None:
+            scope.returned(NO_RESULT)
+        else:
+            scope.raised(error)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+
+def no_implicit_instance() -> Any:
+    """Open no instance for a span outside of any; say once that the span is not recorded."""
+    global _said_outside  # noqa: PLW0603 - a note to self
+    if not _said_outside:
+        _said_outside = True
+        logger.debug("a span outside of any instance is not recorded")
+
+
+_said_outside = False
+open_implicit: Callable[[], Any] = no_implicit_instance
+"""Opens an instance for a span outside of any, or returns None. `configure(implicit_instances=True)` puts its own
+here."""
+
+
+def carry(function: Callable[P, R]) -> Callable[P, R]:
+    """Return *function* as it should be handed to a thread or an executor: it runs in a copy of this context.
+
+    The copy is taken now. Each call gets its own, so the result can be called many times and at once:
+    `pool.map(carry(work), items)`.
+    """
+    context = contextvars.copy_context()
+
+    @functools.wraps(function)
+    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
+        return context.copy().run(function, *args, **kwargs)
+
+    return carried

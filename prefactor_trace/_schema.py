@@ -1,0 +1,138 @@
+"""Span types, and the schema that an instance declares when it registers.
+
+In: what the code says about its steps (decorating a function notes its type here, on import). Out: the
+`agent_schema_version` object of the register call, built by the sender and not on the caller's thread.
+A schema is a value: the same types give the same external identifier in every process, so two runs of the same
+code share one version on the platform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+
+@dataclass(frozen=True)
+class SpanType:
+    """A named kind of span: what goes in, what comes out, how to show it.
+
+    Attributes:
+        name: The type's name on the platform, such as `agent:plan`; `<package>:<kind>` by convention.
+        title: What people read; the platform shows the name if there is none.
+        description: One or two sentences about the step.
+        template: Liquid text for the one-line summary; fields are addressed as `inputs.…`, results by name.
+        params_schema: JSON Schema of the payload. Default: any object.
+        result_schema: JSON Schema of the result. Default: any object.
+        data_risk: The platform's `data_risk` object (API contract section 7.3), sent as it is.
+        envelope: True sends `{name, inputs, metadata, error}` with the payload under `inputs`, as the official
+            adaptors do, and places `params_schema` there too. False sends payload and schema exactly as given,
+            for agents whose schema exists on the platform already.
+    """
+
+    name: str
+    title: str | None = None
+    description: str | None = None
+    template: str | None = None
+    params_schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    result_schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    data_risk: Mapping[str, Any] | None = field(default=None, hash=False)
+    envelope: bool = True
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the item of `span_type_schemas` (API contract section 7.1)."""
+        params = self.params_schema or _ANY_OBJECT
+        optional = {
+            "title": self.title,
+            "description": self.description,
+            "template": self.template,
+            "data_risk": self.data_risk,
+        }
+        return {
+            "name": self.name,
+            "params_schema": _in_envelope(params) if self.envelope else params,
+            "result_schema": self.result_schema or _ANY_OBJECT,
+            **{key: value for key, value in optional.items() if value is not None},
+        }
+
+
+def _in_envelope(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "inputs": params,
+            "outputs": _ANY_OBJECT,
+            "metadata": _ANY_OBJECT,
+            "token_usage": _ANY_OBJECT,
+            "error": _ANY_OBJECT,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The set of span types an instance declares.
+
+    Attributes:
+        types: The span types; a later one replaces an earlier one of the same name.
+        external_identifier: The version's name on the platform. Default: a hash of the types' content.
+    """
+
+    types: tuple[SpanType, ...] = ()
+    external_identifier: str | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the `agent_schema_version` object of the register call (API contract section 2.2)."""
+        # The platform refuses a register without any type, and an agent may have none but ad hoc spans.
+        by_name = {each.name: each for each in self.types or (SpanType("span"),)}
+        types = [by_name[name].to_wire() for name in sorted(by_name)]
+        return {
+            "external_identifier": self.external_identifier or _content_hash(types),
+            "span_type_schemas": types,
+        }
+
+
+def _content_hash(types: list[dict[str, Any]]) -> str:
+    content = orjson.dumps(types, option=orjson.OPT_SORT_KEYS)
+    return "pt-" + hashlib.sha256(content).hexdigest()[:24]
+
+
+# A program that makes up type names as it runs must not grow the schema, or the memory, without end.
+_AD_HOC_KEPT = 200
+
+_declared: dict[str, SpanType] = {}
+_ad_hoc: dict[str, SpanType] = {}
+_schema = Schema()
+
+
+def declare(span_type: SpanType) -> SpanType:
+    """Note a type of this program; instances that start from now on declare it. The last one of a name wins."""
+    _declared[span_type.name] = span_type
+    return span_type
+
+
+def by_name(name: str) -> SpanType:
+    """Return the type called *name*; if nobody has declared it, instances that start from now on do."""
+    known = _declared.get(name) or _ad_hoc.get(name)
+    if known is None:
+        known = SpanType(name)
+        if len(_ad_hoc) < _AD_HOC_KEPT:
+            _ad_hoc[name] = known
+    return known
+
+
+def declared(extra: Iterable[SpanType] = (), external_identifier: str | None = None) -> Schema:
+    """Return the schema of all types declared so far, with *extra* over them."""
+    global _schema  # noqa: PLW0603 - a cache of one, so that a program of many short runs builds it once
+    types = (*_ad_hoc.values(), *_declared.values(), *extra)
+    if _schema.types != types or _schema.external_identifier != external_identifier:
+        _schema = Schema(types, external_identifier)
+    return _schema

@@ -1,0 +1,270 @@
+"""Every knob: its default, unit, environment variable and reason. The only place that reads the environment.
+
+Explicit arguments win over variables, variables over defaults; `PREFACTOR_DISABLED` wins over everything. A value
+that cannot work is refused here, with an error that names the knob and never shows a secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from prefactor_trace._ids import is_pfid
+from prefactor_trace._local import Destination
+from prefactor_trace.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_DEFAULT_API_URL = "https://app.prefactorai.com"
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def _knob(default: Any, env: str, parse: Callable[[str], Any] = str, *, secret: bool = False) -> Any:
+    return dataclasses.field(default=default, repr=not secret, metadata={"env": env, "parse": parse})
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("is empty")
+    return value.strip()
+
+
+def _url(value: object) -> str:
+    text = _text(value).rstrip("/")
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is not an address; write it like https://app.prefactorai.com")
+    if parts.username or parts.password:
+        raise ValueError("contains a user name or password; the token goes into PREFACTOR_API_TOKEN")
+    if parts.query or parts.fragment:
+        raise ValueError("contains a query or fragment; write only the root address")
+    _ = parts.port  # raises ValueError for a port that is none
+    return text.removesuffix("/api/v1")
+
+
+def _token(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("is empty")
+    if not all("!" <= character <= "~" for character in value):
+        raise ValueError("contains a space, a newline or another character that no token has")
+    return value
+
+
+def _rate(value: object) -> float:
+    return _number(value, 0.0, 1.0)
+
+
+def _seconds(value: object) -> float:
+    return _number(value, 0.0, 86_400.0)
+
+
+def _number(value: object, low: float, high: float) -> float:
+    try:
+        number = float(value) if isinstance(value, (str, int, float)) else float("nan")
+    except ValueError:
+        number = float("nan")
+    if not low <= number <= high:
+        raise ValueError(f"must be a number from {low:g} to {high:g}")
+    return number
+
+
+def _count(value: object) -> int:
+    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:12]) <= 2**31:
+        raise ValueError("must be a whole number from 1")
+    return int(text)
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _level(value: object) -> str:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in _LEVELS:
+        raise ValueError(f"must be one of {', '.join(_LEVELS)}")
+    return word
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise ValueError("is not a path")
+    return Path(value).expanduser()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All knobs, validated. Made by `resolve`."""
+
+    # Where to
+    api_url: str = _knob(_DEFAULT_API_URL, "PREFACTOR_API_URL", _url)
+    """Root address of the API, without `/api/v1`."""
+    api_token: str | None = _knob(None, "PREFACTOR_API_TOKEN", _token, secret=True)
+    """Account or deployment token. None: the local platform, if one is running."""
+    allow_http: bool = _knob(default=False, env="PREFACTOR_ALLOW_HTTP", parse=_switch)
+    """Whether the token may go unencrypted to another machine."""
+    # Who
+    agent_id: str | None = _knob(None, "PREFACTOR_AGENT_ID", _text)
+    """The agent's id; needed with an account token, left out with a deployment token."""
+    agent_name: str = _knob("Agent", "PREFACTOR_AGENT_NAME", _text)
+    """What people call the agent. Default as in the official SDK."""
+    agent_version: str = _knob("v1.0.0", "PREFACTOR_AGENT_IDENTIFIER", _text)
+    """The agent version's external identifier. Default as in the official SDK."""
+    environment_id: str | None = _knob(None, "PREFACTOR_ENVIRONMENT_ID", _text)
+    """The environment's id; needed with an account token."""
+    # How much
+    sample_rate: float = _knob(1.0, "PREFACTOR_SAMPLE_RATE", _rate)
+    """Share of runs that are recorded, 0 to 1; a run is recorded whole or not at all."""
+    capture_inputs: bool = _knob(default=True, env="PREFACTOR_CAPTURE_INPUTS", parse=_switch)
+    """Whether payloads are recorded."""
+    capture_outputs: bool = _knob(default=True, env="PREFACTOR_CAPTURE_OUTPUTS", parse=_switch)
+    """Whether results are recorded."""
+    max_input_length: int = _knob(10_000, "PREFACTOR_MAX_INPUT_LENGTH", _count)
+    """Characters kept of each string in a payload. Default as in the official SDK."""
+    max_output_length: int = _knob(10_000, "PREFACTOR_MAX_OUTPUT_LENGTH", _count)
+    """Characters kept of each string in a result. Default as in the official SDK."""
+    implicit_instances: bool = _knob(default=False, env="PREFACTOR_IMPLICIT_INSTANCES", parse=_switch)
+    """Whether a span outside any instance opens one around itself, instead of running unrecorded."""
+    disabled: bool = _knob(default=False, env="PREFACTOR_DISABLED", parse=_switch)
+    """Records nothing, sends nothing."""
+    # Delivery
+    live_after: float = _knob(5.0, "PREFACTOR_LIVE_AFTER", _seconds)
+    """Seconds after which a running span is shown before it ends."""
+    batch_size: int = _knob(50, "PREFACTOR_BATCH_SIZE", _count)
+    """Records in a request. The platform publishes no limit; 50 is the cautious assumption."""
+    batch_delay: float = _knob(0.5, "PREFACTOR_BATCH_DELAY", _seconds)
+    """Seconds a record waits for company."""
+    buffer_bytes: int = _knob(64 * 1024 * 1024, "PREFACTOR_BUFFER_BYTES", _count)
+    """Memory for records that wait."""
+    request_timeout: float = _knob(10.0, "PREFACTOR_REQUEST_TIMEOUT", _seconds)
+    """Seconds for one request, all included."""
+    exit_timeout: float = _knob(2.0, "PREFACTOR_EXIT_TIMEOUT", _seconds)
+    """Seconds that the end of the program may wait for delivery."""
+    # Surroundings
+    log_level: str | None = _knob(None, "PREFACTOR_LOG_LEVEL", _level)
+    """Level of the logger `prefactor_trace`. If set, and nobody has configured logging, it writes to stderr."""
+    state_dir: Path = _knob(None, "PREFACTOR_STATE_DIR", _path)  # noqa: RUF009 - a field, like all the others
+    """Folder for what outlives the process. Default: `prefactor` in the user's state folder."""
+    proxy: str | None = dataclasses.field(default=None, repr=False)
+    """HTTP proxy, from the variables that all programs share (HTTPS_PROXY, NO_PROXY); never for loopback."""
+
+    @property
+    def destination(self) -> Destination | None:
+        """Where records go if a token says so; None: to the local platform."""
+        return None if self.api_token is None else Destination(self.api_url, self.api_token)
+
+
+def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings for *arguments* (None: not given) over *environ* (default: the process's).
+
+    Raises ConfigurationError, naming the argument or variable, for a value that cannot work.
+    """
+    environ = os.environ if environ is None else environ
+    chosen: dict[str, Any] = {}
+    for knob in dataclasses.fields(Settings):
+        env = knob.metadata.get("env")
+        if env is None:
+            continue
+        if arguments.get(knob.name) is not None:
+            chosen[knob.name] = _parse(knob, arguments[knob.name], knob.name)
+        elif environ.get(env):
+            chosen[knob.name] = _parse(knob, environ[env], env)
+    if environ.get("PREFACTOR_DISABLED") and _switch_or_on(environ["PREFACTOR_DISABLED"]):
+        chosen["disabled"] = True
+    chosen.setdefault("state_dir", _default_state_dir(environ))
+    settings = Settings(**chosen)
+    _require_safe(settings)
+    if settings.api_token is None or is_loopback(settings.api_url):
+        return settings
+    return dataclasses.replace(settings, proxy=_proxy_for(settings.api_url))
+
+
+def _parse(knob: dataclasses.Field[Any], value: object, source: str) -> Any:
+    try:
+        return knob.metadata["parse"](value)
+    except ValueError as error:
+        # An address with an @ may hold a password. `from None`: the cause may hold the value.
+        shown = "" if not knob.repr or "@" in str(value) else f" (got {str(value)[:80]!r})"
+        raise ConfigurationError(f"{source} {error}{shown}") from None
+
+
+def _switch_or_on(value: str) -> bool:
+    try:
+        return _switch(value)
+    except ValueError:
+        return True  # whoever sets the off-switch, in whatever words, means off
+
+
+def _require_safe(settings: Settings) -> None:
+    exposed = settings.api_url.startswith("http://") and not is_loopback(settings.api_url)
+    if settings.api_token is not None and exposed and not settings.allow_http:
+        raise ConfigurationError(
+            "PREFACTOR_API_URL is plain http to another machine, which would show the token to the network. "
+            "Use https, or set PREFACTOR_ALLOW_HTTP=1 if that network is yours."
+        )
+    for name in ("agent_id", "environment_id"):
+        if any(character in "\r\n\0" for character in getattr(settings, name) or ""):
+            raise ConfigurationError(f"{name} contains a newline")
+
+
+def is_loopback(url: str) -> bool:
+    """Say whether *url* stays on this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def partition_hint(settings: Settings) -> str | None:
+    """Return a PFID of the account, if the settings name one."""
+    return next(
+        (each for each in (settings.agent_id, settings.environment_id) if each and is_pfid(each)), None
+    )
+
+
+def _proxy_for(url: str) -> str | None:
+    import urllib.request  # slow to load, and only needed here
+
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+def _default_state_dir(environ: Mapping[str, str]) -> Path:
+    if sys.platform == "win32":
+        base = environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    else:
+        base = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "prefactor"
+
+
+def apply_log_level(level: str | None) -> None:
+    """Set the level of our logger; if nobody has configured logging, let it write to stderr."""
+    if level is None:
+        return
+    logger = logging.getLogger("prefactor_trace")
+    logger.setLevel(level.upper())
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)

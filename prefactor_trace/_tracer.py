@@ -1,0 +1,164 @@
+"""What belongs to one destination: its settings, its worker, and what its answers have told.
+
+Instances hold their tracer and hand it facts; it hands them back what the platform says about them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import random
+import weakref
+from typing import TYPE_CHECKING, Protocol
+
+from prefactor_trace import _guard, _ids, _local, _schema
+from prefactor_trace._capture import Limits as CaptureLimits
+from prefactor_trace._outbox import Limits
+from prefactor_trace._settings import apply_log_level, is_loopback, partition_hint
+from prefactor_trace._worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefactor_trace._local import Destination
+    from prefactor_trace._record import Fact, Ledger, Outcome
+    from prefactor_trace._schema import Schema
+    from prefactor_trace._settings import Settings
+    from prefactor_trace.exporters import Exporter
+
+
+class Listener(Protocol):
+    """What a tracer tells an instance."""
+
+    def heard_terminated(self, reason: str | None) -> None: ...
+
+    def heard_renamed(self, wire_id: str) -> None: ...
+
+
+class TracerCore:
+    """See the module's docstring. Thread-safe.
+
+    Args:
+        settings: All knobs.
+        exporter: Where batches go. None: to the destination of the settings, over HTTP.
+        schema: Span types to declare beside those of decorated functions, and the schema version's name.
+        threaded: False sends only inside `flush` and `shutdown`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        exporter: Exporter | None = None,
+        schema: Schema | None = None,
+        threaded: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.input_limits = CaptureLimits(max_string=settings.max_input_length)
+        self.output_limits = CaptureLimits(max_string=settings.max_output_length)
+        self._extra_schema = schema or _schema.Schema()
+        hint = partition_hint(settings)
+        self._partition = _ids.partition_of(hint) if hint else _ids.NO_PARTITION
+        self._listeners: weakref.WeakValueDictionary[str, Listener] = weakref.WeakValueDictionary()
+        limits = Limits(settings.buffer_bytes, settings.batch_size, settings.batch_delay, settings.live_after)
+        self._worker = Worker(
+            limits, lambda: exporter or self._http_exporter(), self._heard, threaded=threaded
+        )
+        self.put: Callable[[Fact], None] = self._worker.put  # one attribute away: every span calls it twice
+        apply_log_level(settings.log_level)
+        atexit.register(self._at_exit)
+
+    # -- for instances and spans ---------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """Make an id in the account's partition, as far as it is known."""
+        return _ids.generate(self._partition)
+
+    def wire_id(self, own_id: str) -> str:
+        """Return *own_id* in the account's partition, as far as it is known by now."""
+        if _ids.partition_of(own_id) != _ids.NO_PARTITION:
+            return own_id
+        return _ids.with_partition(own_id, self._partition)
+
+    def is_sampled(self) -> bool:
+        """Decide whether a new run is recorded."""
+        rate = self.settings.sample_rate
+        return not self.settings.disabled and (rate >= 1.0 or random.random() < rate)  # noqa: S311 - sampling
+
+    def schema(self) -> Schema:
+        """Return the schema that an instance starting now declares."""
+        return _schema.declared(self._extra_schema.types, self._extra_schema.external_identifier)
+
+    def listen(self, instance_id: str, listener: Listener) -> None:
+        """Tell *listener* what the platform says about the instance, for as long as it lives."""
+        self._listeners[instance_id] = listener
+
+    def viewer_url(self, wire_id: str) -> str | None:
+        """Return the run's page in the local platform's viewer; None if records go elsewhere."""
+        destination = self._locate()
+        if destination is None or not is_loopback(destination.url):
+            return None
+        return f"{destination.url}/instances/{wire_id}"
+
+    # -- for users -----------------------------------------------------------------------------------------
+
+    def stats(self) -> Ledger:
+        """Return the ledger: created, delivered, dropped by reason, pending, notes. It always adds up."""
+        ledger = self._worker.ledger
+        return ledger._replace(notes={**ledger.notes, **_guard.errors})
+
+    def flush(self, timeout: float = 10.0) -> Ledger:
+        """Wait until everything recorded so far is delivered or dropped, at most *timeout* seconds.
+
+        Returns the ledger; `pending` counts spans that are still open, and what the time was too short for.
+        """
+        self._worker.flush(timeout)
+        return self.stats()
+
+    def shutdown(self, timeout: float | None = None) -> Ledger:
+        """Deliver what can be delivered within *timeout* seconds (default: `exit_timeout`) and stop.
+
+        Runs and spans that are still open are recorded as failed, error type `Interrupted`. What is recorded
+        afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program.
+        """
+        self._worker.shutdown(self.settings.exit_timeout if timeout is None else timeout)
+        atexit.unregister(self._at_exit)
+        return self.stats()
+
+    async def aflush(self, timeout: float = 10.0) -> Ledger:
+        """Like `flush`, without holding up the event loop."""
+        from anyio import to_thread
+
+        return await to_thread.run_sync(functools.partial(self.flush, timeout), abandon_on_cancel=True)
+
+    async def ashutdown(self, timeout: float | None = None) -> Ledger:
+        """Like `shutdown`, without holding up the event loop."""
+        from anyio import to_thread
+
+        return await to_thread.run_sync(functools.partial(self.shutdown, timeout), abandon_on_cancel=True)
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    def _http_exporter(self) -> Exporter:
+        from prefactor_trace.exporters import HttpExporter
+
+        return HttpExporter(self._locate, timeout=self.settings.request_timeout, proxy=self.settings.proxy)
+
+    def _locate(self) -> Destination | None:
+        return self.settings.destination or _local.find(self.settings.state_dir)
+
+    def _heard(self, outcome: Outcome) -> None:
+        if outcome.partition is not None:
+            self._partition = outcome.partition
+        for instance_id, wire_id in outcome.renamed.items():
+            if (listener := self._listeners.get(instance_id)) is not None:
+                listener.heard_renamed(wire_id)
+        for instance_id, reason in outcome.terminated.items():
+            if (listener := self._listeners.get(instance_id)) is not None:
+                listener.heard_terminated(reason)
+
+    def _at_exit(self) -> None:
+        try:
+            self.shutdown()
+        except Exception:  # the program's end is not ours to disturb
+            _guard.failed("shut down at exit")

@@ -1,0 +1,570 @@
+"""The conversation with the platform about one batch.
+
+Pure: a generator that yields requests, is sent answers, and returns an `Outcome`. It knows nothing of sockets,
+clocks or threads, so every behaviour of a server can be tested with plain values. All that is uncertain about the
+Prefactor API lives in this file; section numbers refer to the API contract.
+
+Instance calls go one by one, spans in bulk. Within a batch all registers come first, then starts, spans and
+finishes: each instance keeps its order, and many small runs still share one bulk request. A record counts as
+delivered only if a 2xx with a JSON object names it, or a 409 says that its instance or span is past it already.
+
+Every answer is one of three things: a success (its JSON object), a refusal (`_Refusal`: the record is dropped
+alone, and counted) or trouble (`_TroubleError`: the conversation ends, and what is not settled is sent again).
+`_judge` is where that is decided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import orjson
+
+from prefactor_trace import _ids
+from prefactor_trace._record import (
+    InstanceFinished,
+    InstanceRegistered,
+    InstanceStarted,
+    Outcome,
+    SpanRecord,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prefactor_trace._record import InstanceRecord, Record, SpanEnded
+
+# A refused token is tried again now and then: it may have been suspended by mistake.
+_UNAUTHORIZED_PAUSE_SECONDS = 60.0
+# Error codes of a bulk output that say the item itself is wrong (section 1.5); others are asked about singly.
+_FINAL_CODES = ("bad_request", "not_found", "invalid_action", "validation_errors", "validation_error")
+# Statuses that are about what we sent, whoever answers them. Any other refusal must be in the platform's own words.
+_FINAL_STATUSES = (400, 409, 413, 422)
+# Statuses of a bulk request that say there is no such call here; nobody has seen the live one take spans.
+_NO_SUCH_CALL = (404, 405, 501)
+_RENAMED_KEPT = 50_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class Request(NamedTuple):
+    """A POST of a JSON *body* to *path* below `/api/v1/`."""
+
+    path: str
+    body: bytes
+
+
+class Response(NamedTuple):
+    """An answer. *retry_after*: the raw header; *received_at*: Unix seconds, to read a date in it."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+    received_at: float = 0.0
+
+
+class Unreachable(NamedTuple):
+    """No answer came, or not a whole one. *why*: words for a log line."""
+
+    why: str
+
+
+Answer: TypeAlias = Response | Unreachable
+Conversation: TypeAlias = Generator[Request, Answer, Outcome]
+
+
+class Learned:
+    """What earlier answers of one destination have taught; one conversation changes it at a time.
+
+    Attributes:
+        partition: The account's partition, None before the first answer. It never changes after that.
+        renamed: Our id → the platform's, where it answered with another one. Bounded; what was not asked for
+            longest is forgotten.
+        bulk: Whether the platform takes spans in bulk.
+    """
+
+    def __init__(self) -> None:
+        self.partition: str | None = None
+        self.renamed: dict[str, str] = {}
+        self.bulk = True
+
+    def wire_id(self, our_id: str) -> str:
+        """Return the id under which the platform knows *our_id*."""
+        known = self.renamed.pop(our_id, None)
+        if known is not None:
+            self.renamed[our_id] = known  # moved to the end: a long run is asked for with each of its spans
+            return known
+        # Ids made before the first answer have no partition, those made for another account have a wrong one.
+        return our_id if self.partition is None else _ids.with_partition(our_id, self.partition)
+
+    def learn(self, our_id: str, wire_id: str) -> None:
+        """Note the id that the platform gave to *our_id*, and the partition in it."""
+        # Only once: every id sent so far was in it, and must be called the same again.
+        self.partition = self.partition or _ids.partition_of(wire_id)
+        if wire_id != self.wire_id(our_id):
+            self.renamed[our_id] = wire_id
+            if len(self.renamed) > _RENAMED_KEPT:
+                del self.renamed[next(iter(self.renamed))]
+
+
+def deliver(batch: Sequence[Record], learned: Learned) -> Conversation:
+    """Hold the conversation about *batch*."""
+    return _Delivery(batch, learned).run()
+
+
+class _Refusal(NamedTuple):
+    """The platform understood the request and will not have it."""
+
+    status: int
+    reason: str
+
+
+_UNSENDABLE = _Refusal(0, "not sendable: it cannot be written as JSON")
+_NO_BULK = _Refusal(0, "no bulk")
+
+
+class _TroubleError(Exception):
+    """The conversation cannot go on; what is not settled yet is to be sent again later."""
+
+    def __init__(self, why: str, *, retry_after: float | None = None, reachable: bool = True) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
+        self.reachable = reachable
+
+
+_Reply: TypeAlias = "dict[str, Any] | _Refusal"
+_Exchange: TypeAlias = Generator[Request, Answer, _Reply]
+_Steps: TypeAlias = Generator[Request, Answer, None]
+
+
+class _Delivery:
+    """One conversation: the batch, and what is settled of it so far."""
+
+    def __init__(self, batch: Sequence[Record], learned: Learned) -> None:
+        self._batch = batch
+        self._learned = learned
+        self._delivered: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._dead: dict[str, str] = {}
+        self._terminated: dict[str, str | None] = {}
+        self._notes: list[str] = []
+        self._renamed: dict[str, str] = {}
+        self._parents = {each.id: each.started.parent_id for each in batch if type(each) is SpanRecord}
+        self._lost: set[str] = set()  # spans refused: their children hang from the next span above
+
+    def run(self) -> Conversation:
+        trouble: _TroubleError | None = None
+        try:
+            for record in self._of(InstanceRegistered):
+                yield from self._register(record)
+            for record in self._of(InstanceStarted):
+                yield from self._start(record)
+            yield from self._spans()
+            for record in self._of(InstanceFinished):
+                yield from self._finish(record)
+        except _TroubleError as error:
+            trouble = error
+        return Outcome(
+            delivered=frozenset(self._delivered),
+            refused=self._refused,
+            dead=self._dead,
+            trouble=None if trouble is None else str(trouble),
+            retry_after=None if trouble is None else trouble.retry_after,
+            reachable=trouble is None or trouble.reachable,
+            terminated=self._terminated,
+            partition=self._learned.partition,
+            renamed=self._renamed,
+            notes=tuple(self._notes),
+        )
+
+    def _of(self, kind: type) -> Iterator[Any]:
+        return (each for each in self._batch if type(each) is kind and each.instance_id not in self._dead)
+
+    # -- instances -----------------------------------------------------------------------------------------
+
+    def _register(self, record: InstanceRegistered) -> _Steps:
+        try:
+            body = register_body(record)
+        except TypeError:  # a schema of what is not JSON
+            self._bury(record, _UNSENDABLE)
+            return
+        wire_id = self._learned.wire_id(record.instance_id)
+        # An id without a partition is of no account: the platform makes one instead, and we learn from it.
+        if _ids.partition_of(wire_id) != _ids.NO_PARTITION:
+            body["id"] = wire_id
+        reply = yield from self._post("agent_instance/register", body)
+        if self._learned.partition is None and _is_refused_content(reply) and body.pop("id", None):
+            # Perhaps only our id is wrong: it was made for another account, by a hint or before the destination
+            # changed (section 6).
+            body["idempotency_key"] += "-unnamed"
+            reply = yield from self._post("agent_instance/register", body)
+        if isinstance(reply, _Refusal):
+            self._bury(record, reply)
+            return
+        details = reply.get("details")
+        known = details.get("id") if isinstance(details, dict) else None
+        if known != wire_id and not (_is_id(known) and details.get("type") == "agent_instance"):  # type: ignore[union-attr]
+            raise _unverified("a register")
+        self._learn(record.instance_id, str(known))
+        self._delivered.add(record.key)
+
+    def _start(self, record: InstanceStarted) -> _Steps:
+        reply = yield from self._instance_call(record, "start", {"timestamp": iso(record.at)})
+        if isinstance(reply, _Refusal) and reply.status == 404:
+            self._bury(record, reply)
+        else:
+            self._settle(record, reply)
+
+    def _finish(self, record: InstanceFinished) -> _Steps:
+        body = {"status": record.status, "timestamp": iso(record.at)}
+        reply = yield from self._instance_call(record, "finish", body)
+        if record.status == "cancelled" and _is_refused_state(reply):
+            # By its OpenAPI the platform takes `cancelled` from `pending` only (section 2.1).
+            reply = yield from self._instance_call(record, "finish", {**body, "status": "failed"}, "-failed")
+            if not isinstance(reply, _Refusal):
+                self._notes.append("instance finished as failed: the platform refused cancelled")
+        self._settle(record, reply)
+
+    def _instance_call(
+        self, record: InstanceRecord, verb: str, body: dict[str, Any], key_suffix: str = ""
+    ) -> _Exchange:
+        wire_id = self._learned.wire_id(record.instance_id)
+        body = {**body, "idempotency_key": record.key + key_suffix}
+        reply = yield from self._post(f"agent_instance/{wire_id}/{verb}", body)
+        if not isinstance(reply, _Refusal):
+            _require_named(reply.get("details"), wire_id, f"a {verb}")
+            if reply["details"].get("status") == "terminated":
+                self._terminated[record.instance_id] = _reason(reply["details"].get("termination_reason"))
+        return reply
+
+    def _bury(self, record: InstanceRecord, refusal: _Refusal) -> None:
+        self._refused[record.key] = refusal.reason
+        self._dead[record.instance_id] = f"instance {refusal.reason}"
+
+    # -- spans ---------------------------------------------------------------------------------------------
+
+    def _spans(self) -> _Steps:
+        creates: list[SpanRecord] = []
+        for record in self._of(SpanRecord):
+            if record.ended is None or not record.announced:
+                creates.append(record)
+                continue
+            yield from self._create_all(creates)
+            creates = []
+            yield from self._finish_span(record)
+        yield from self._create_all(creates)
+
+    def _create_all(self, records: list[SpanRecord]) -> _Steps:
+        while records:
+            if len(records) == 1 or not self._learned.bulk:
+                yield from self._create(records[0])
+                records = records[1:]
+                continue
+            reply = yield from self._bulk_call(records)
+            if not isinstance(reply, _Refusal):
+                records = yield from self._settle_outputs(records, reply)
+            elif reply.status == 413:
+                half = len(records) // 2
+                yield from self._create_all(records[:half])
+                records = records[half:]
+            else:
+                yield from self._create_singly(records)
+                return
+
+    def _bulk_call(self, records: list[SpanRecord]) -> _Exchange:
+        """Ask for *records* at once. A success has an output for the first of them at least."""
+        body = _encode({"items": [bulk_item(each, self._details(each)) for each in records]})
+        if body is None:
+            return _UNSENDABLE
+        answer = yield Request("bulk", body)
+        if isinstance(answer, Response) and answer.status in _NO_SUCH_CALL:
+            return _NO_BULK
+        reply = _judge(answer)
+        # An answer of another shape than we know tells nothing; single calls will.
+        return reply if isinstance(reply, _Refusal) or _has_output(reply, records[0]) else _NO_BULK
+
+    def _create_singly(self, records: list[SpanRecord]) -> _Steps:
+        """The bulk request as a whole did not work: either bulk is not to be had here, or an item spoiled it."""
+        for record in records:
+            yield from self._create(record)
+        if not any(record.key in self._refused for record in records):
+            self._learned.bulk = False
+
+    def _settle_outputs(
+        self, records: list[SpanRecord], reply: dict[str, Any]
+    ) -> Generator[Request, Answer, list[SpanRecord]]:
+        """Read a bulk answer. Return the records the platform has not attempted: it stops at the first error."""
+        if len({record.instance_id for record in records}) == 1:
+            self._hear(reply, records[0].instance_id)
+        for done, record in enumerate(records):
+            output = reply["outputs"].get(record.key)
+            if not isinstance(output, dict):
+                return records[done:]
+            code = output.get("code")
+            if output.get("status") != "error" and self._is_about(record, output.get("details")):
+                self._take_created(record, output)
+            elif output.get("status") == "error" and code in _FINAL_CODES:
+                self._refuse_created(record, f"refused: {code}")
+            else:  # the single call is surer: it has a status
+                yield from self._create(record)
+        return []
+
+    def _create(self, record: SpanRecord) -> _Steps:
+        body = {"details": self._details(record), "idempotency_key": record.key}
+        reply = yield from self._post("agent_spans", body)
+        if isinstance(reply, _Refusal):
+            self._refuse_created(record, reply.reason)
+        elif self._is_about(record, reply.get("details")):
+            self._take_created(record, reply)
+        else:
+            raise _unverified("a span")
+
+    def _is_about(self, record: SpanRecord, details: object) -> bool:
+        if not isinstance(details, dict):
+            return False
+        known = details.get("id")
+        if known == self._learned.wire_id(record.id):
+            return True
+        # Another id is ours only if everything else says that the answer is about our span (section 6).
+        return _is_id(known) and details.get("agent_instance_id") == self._learned.wire_id(record.instance_id)
+
+    def _take_created(self, record: SpanRecord, reply: dict[str, Any]) -> None:
+        self._hear(reply, record.instance_id)
+        known = reply["details"]["id"]
+        if known != self._learned.wire_id(record.id):
+            self._learn(record.id, known)
+        self._delivered.add(record.key)
+
+    def _refuse_created(self, record: SpanRecord, reason: str) -> None:
+        self._refused[record.key] = reason
+        self._lost.add(record.id)
+
+    def _finish_span(self, record: SpanRecord) -> _Steps:
+        body = span_end(record)
+        reply = yield from self._span_finish_call(record, body)
+        if body["status"] == "cancelled" and _is_refused_state(reply):
+            reply = yield from self._span_finish_call(record, {**body, "status": "failed"}, "-failed")
+            if not isinstance(reply, _Refusal):
+                self._notes.append("span finished as failed: the platform refused cancelled")
+        self._settle(record, reply)
+
+    def _span_finish_call(self, record: SpanRecord, body: dict[str, Any], key_suffix: str = "") -> _Exchange:
+        wire_id = self._learned.wire_id(record.id)
+        reply = yield from self._post(
+            f"agent_spans/{wire_id}/finish", {**body, "idempotency_key": record.key + key_suffix}
+        )
+        if not isinstance(reply, _Refusal):
+            self._hear(reply, record.instance_id)
+            _require_named(reply.get("details"), wire_id, "a span's finish")
+        return reply
+
+    def _details(self, record: SpanRecord) -> dict[str, Any]:
+        parent = record.started.parent_id
+        while parent in self._lost:
+            parent = self._parents[parent]
+        return span_details(record, self._learned, parent)
+
+    # -- common --------------------------------------------------------------------------------------------
+
+    def _post(self, path: str, body: dict[str, Any]) -> _Exchange:
+        encoded = _encode(body)
+        if encoded is None:
+            return _UNSENDABLE
+        answer = yield Request(path, encoded)
+        return _judge(answer)
+
+    def _settle(self, record: InstanceRecord | SpanRecord, reply: _Reply) -> None:
+        """Close *record*. A 409 says that the platform holds the state already, or a later one (section 2.5)."""
+        if isinstance(reply, _Refusal) and reply.status != 409:
+            self._refused[record.key] = reply.reason
+        else:
+            self._delivered.add(record.key)
+
+    def _learn(self, our_id: str, wire_id: str) -> None:
+        self._learned.learn(our_id, wire_id)
+        if wire_id != our_id:
+            self._renamed[our_id] = wire_id
+
+    def _hear(self, reply: dict[str, Any], instance_id: str) -> None:
+        control = reply.get("control")
+        if isinstance(control, dict) and control.get("terminate") is True:
+            self._terminated[instance_id] = _reason(control.get("reason"))
+
+
+# -- what is sent ------------------------------------------------------------------------------------------
+
+
+def register_body(record: InstanceRegistered) -> dict[str, Any]:
+    """Return the body of a register call (section 2.2), without id. Raises TypeError if the schema is not JSON."""
+    return {
+        **orjson.loads(record.body),
+        "agent_schema_version": record.schema.to_wire(),
+        "idempotency_key": record.key,
+    }
+
+
+def bulk_item(record: SpanRecord, details: dict[str, Any]) -> dict[str, Any]:
+    """Return the item of a bulk request that creates a span (section 4)."""
+    return {"_type": "agent_spans/create", "idempotency_key": record.key, "details": details}
+
+
+def span_details(record: SpanRecord, learned: Learned, parent_id: str | None) -> dict[str, Any]:
+    """Return the `details` of a span's create call (section 3.2), for orjson to encode."""
+    started, ended = record.started, record.ended
+    details: dict[str, Any] = {
+        "id": learned.wire_id(started.id),
+        "agent_instance_id": learned.wire_id(started.instance_id),
+        "schema_name": started.schema_name,
+        "status": "active" if ended is None else ended.status,
+        "started_at": iso(started.started_at),
+        "payload": _payload(record),
+    }
+    if parent_id is not None:
+        details["parent_span_id"] = learned.wire_id(parent_id)
+    if ended is not None:
+        details["finished_at"] = iso(ended.finished_at)
+        result = ended.error or ended.result
+        if result is not None:
+            details["result_payload"] = orjson.Fragment(result)
+    return details
+
+
+def _payload(record: SpanRecord) -> dict[str, Any] | orjson.Fragment:
+    started, ended = record.started, record.ended
+    inputs = started.payload if ended is None or ended.payload is None else ended.payload
+    if not started.envelope:
+        return orjson.Fragment(inputs or b"{}")
+    envelope: dict[str, Any] = {"name": started.name}
+    parts = [("inputs", inputs)]
+    if ended is not None:
+        parts += [("metadata", ended.metadata), ("error", ended.error)]
+        if ended.error is not None:  # the error takes the place of the result; what was set is kept here
+            parts.append(("outputs", ended.result))
+    envelope.update((key, orjson.Fragment(part)) for key, part in parts if part is not None)
+    return envelope
+
+
+def span_end(record: SpanRecord) -> dict[str, Any]:
+    """Return the body of an announced span's finish call (section 3.5), without key."""
+    ended = record.ended
+    assert ended is not None
+    body: dict[str, Any] = {"status": ended.status, "timestamp": iso(ended.finished_at)}
+    result = _late_result(ended)
+    if result is not None:
+        body["result_payload"] = orjson.Fragment(result)
+    return body
+
+
+def _late_result(ended: SpanEnded) -> bytes | None:
+    """The result of a span that was announced: its payload cannot be amended, so late parts go with the result."""
+    result = ended.error or ended.result
+    late = [(b'"$metadata":', ended.metadata), (b'"$inputs":', ended.payload)]
+    if ended.error is not None:
+        late.append((b'"$outputs":', ended.result))
+    extra = b",".join(key + part for key, part in late if part is not None)
+    if not extra:
+        return result
+    body = (result or b"{}")[1:-1]
+    return b"{" + body + (b"," if body else b"") + extra + b"}"
+
+
+def iso(nanoseconds: int) -> str:
+    """RFC 3339, UTC with Z and microseconds (section 1.8)."""
+    moment = _EPOCH + timedelta(microseconds=nanoseconds // 1_000)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _encode(body: dict[str, Any]) -> bytes | None:
+    """Return *body* as JSON; None if it holds what JSON cannot say, such as a name with half a character."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        return None
+
+
+# -- what is heard -----------------------------------------------------------------------------------------
+
+
+def _judge(answer: Answer) -> _Reply:
+    """Return the JSON object of a success, or the refusal; raise _TroubleError for everything to be retried."""
+    if isinstance(answer, Unreachable):
+        raise _TroubleError(f"the platform cannot be reached ({answer.why})", reachable=False)
+    status, body = answer.status, _json_object(answer.body)
+    if 200 <= status < 300:
+        if body is None or body.get("status") == "error":
+            raise _TroubleError(
+                f"the platform answered {status} with something that is not the Prefactor API's"
+            )
+        return body
+    if status in (401, 403):
+        why = f"the platform refused the token ({status}); check PREFACTOR_API_TOKEN"
+        raise _TroubleError(why, retry_after=_UNAUTHORIZED_PAUSE_SECONDS)
+    if status in (408, 425, 429) or (status >= 500 and status not in (501, 505)):
+        raise _TroubleError(f"the platform answered {status}", retry_after=_retry_after(answer))
+    # Anything between us and the platform may answer 404 or 3xx; only the platform's own word is final.
+    is_final = status in _FINAL_STATUSES or (body is not None and body.get("status") == "error")
+    if status < 400 or not is_final:
+        raise _TroubleError(f"the platform answered {status}; is this the address of a Prefactor API?")
+    code = body.get("code") if body else None
+    # The code goes into log lines, so it must be a word.
+    known = isinstance(code, str) and code.isidentifier()
+    return _Refusal(status, f"refused: {status} {code[:40]}" if known else f"refused: {status}")  # type: ignore[index]
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _retry_after(answer: Response) -> float | None:
+    """Read Retry-After, as seconds or as a date. None for what makes no sense: negative, past, NaN."""
+    from email.utils import parsedate_to_datetime  # slow to load, and rarely needed
+
+    text = answer.retry_after
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(text)
+            # The oldest of the three forms names no zone; all dates of HTTP are in UTC.
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+            seconds = moment.timestamp() - answer.received_at
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _has_output(reply: dict[str, Any], record: SpanRecord) -> bool:
+    outputs = reply.get("outputs")
+    return isinstance(outputs, dict) and isinstance(outputs.get(record.key), dict)
+
+
+def _is_refused_content(reply: _Reply) -> bool:
+    return isinstance(reply, _Refusal) and reply.status in (400, 422)
+
+
+def _is_refused_state(reply: _Reply) -> bool:
+    return isinstance(reply, _Refusal) and reply.status in (400, 409, 422)
+
+
+def _require_named(details: object, wire_id: str, what: str) -> None:
+    if not isinstance(details, dict) or details.get("id") != wire_id:
+        raise _unverified(what)
+
+
+def _unverified(what: str) -> _TroubleError:
+    return _TroubleError(f"the platform answered {what} without naming our record")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and _ids.is_pfid(value)
+
+
+def _reason(value: object) -> str | None:
+    return value[:1_000] if isinstance(value, str) else None

@@ -1,0 +1,190 @@
+"""Puts a scope around a function of any kind, with all control flow in this one place.
+
+Plain closures: they keep `inspect`, pickling and binding intact and cost the least of all mechanisms. The wrapped
+function runs in the caller's task; its exceptions pass with one frame of ours in the traceback. Between two yields
+of a generator the consumer's context is the consumer's own: the scope is current only while the generator runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from prefactor_trace._context import Scope, current, leave
+from prefactor_trace._ending import ending_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+
+    Open: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Scope | None]
+
+
+def wrap(function: Any, open_scope: Open) -> Any:
+    """Return *function* with a scope around each call. *open_scope*: takes the arguments; None records nothing."""
+    if isinstance(function, (classmethod, staticmethod)):
+        return type(function)(wrap(function.__func__, open_scope))
+    if isinstance(function, property):
+        wrapped = None if function.fget is None else wrap(function.fget, open_scope)
+        return property(wrapped, function.fset, function.fdel, function.__doc__)
+    if inspect.isasyncgenfunction(function):
+        return _async_generator(function, open_scope)
+    if inspect.iscoroutinefunction(function):
+        return _coroutine(function, open_scope)
+    if inspect.isgeneratorfunction(function):
+        return _generator(function, open_scope)
+    return _function(function, open_scope)
+
+
+def _function(function: Callable[..., Any], open_scope: Open) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        scope = open_scope(args, kwargs)
+        if scope is None:
+            return function(*args, **kwargs)
+        token = current.set(scope)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            current.reset(token)
+            scope.raised(error)
+            raise
+        current.reset(token)
+        scope.returned(result)
+        return result
+
+    return wrapper
+
+
+def _coroutine(function: Callable[..., Any], open_scope: Open) -> Any:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        scope = open_scope(args, kwargs)
+        if scope is None:
+            return await function(*args, **kwargs)
+        token = current.set(scope)
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            leave(token, scope)
+            scope.raised(error)
+            raise
+        leave(token, scope)
+        scope.returned(result)
+        return result
+
+    return wrapper
+
+
+def _generator(function: Callable[..., Any], open_scope: Open) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        scope = open_scope(args, kwargs)
+        if scope is None:
+            return (yield from function(*args, **kwargs))
+        generator = function(*args, **kwargs)
+        step, value, items = generator.send, None, 0
+        try:
+            while True:
+                token = current.set(scope)
+                try:
+                    item = step(value)
+                finally:
+                    leave(token, scope)
+                items += 1
+                try:
+                    value = yield item
+                    step = generator.send
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    step, value = generator.throw, error
+        except StopIteration as stop:
+            scope.returned(stop.value, items)
+            return stop.value
+        except GeneratorExit:
+            try:
+                token = current.set(scope)
+                try:
+                    generator.close()
+                finally:
+                    leave(token, scope)
+            except BaseException as error:
+                scope.raised(error)
+                raise
+            scope.abandoned(items)
+            raise
+        except BaseException as error:
+            scope.raised(error)
+            raise
+
+    return wrapper
+
+
+def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        # There is no `yield from` here, so an unrecorded call takes the same way with a scope that does nothing.
+        scope = open_scope(args, kwargs) or _NOTHING
+        entered = current.get() if scope is _NOTHING else scope
+        generator = function(*args, **kwargs)
+        step, items, thrown = generator.__anext__(), 0, None
+        try:
+            while True:
+                token = current.set(entered)
+                try:
+                    item = await step
+                finally:
+                    leave(token, entered)
+                items += 1
+                try:
+                    step = generator.asend((yield item))
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    step, thrown = generator.athrow(error), error
+        except StopAsyncIteration:
+            scope.returned(None, items)
+        except GeneratorExit:
+            try:
+                token = current.set(entered)
+                try:
+                    # Closed while it was waiting itself, CPython has not told it, and refuses to close it now;
+                    # it hears when it is collected.
+                    if not generator.ag_running:
+                        await generator.aclose()
+                finally:
+                    leave(token, entered)
+            except BaseException as error:
+                scope.raised(error)
+                raise
+            scope.abandoned(items)
+            raise
+        except BaseException as error:
+            # A task is cancelled where it waits, never at a yield: there it is a loop that ends and closes the
+            # generators which their consumers have left.
+            if error is thrown and ending_of(error) == "cancelled":
+                scope.abandoned(items)
+            else:
+                scope.raised(error)
+            raise
+        finally:
+            thrown = None  # else this frame and the exception would keep each other
+
+    return wrapper
+
+
+class _Nothing(Scope):
+    """Stands for "not recorded"."""
+
+    def returned(self, result: object, items: int | None = None) -> None:
+        pass
+
+    def raised(self, error: BaseException) -> None:
+        pass
+
+    def abandoned(self, items: int) -> None:
+        pass
+
+
+_NOTHING = _Nothing()

@@ -1,0 +1,284 @@
+"""Instances: one run of an agent, as what users hold and as the block that opens one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import orjson
+
+from prefactor_trace import _guard, _ids
+from prefactor_trace._context import Block, Scope, current
+from prefactor_trace._ending import ending_of
+from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted
+from prefactor_trace._version import __version__
+from prefactor_trace._wrap import wrap
+from prefactor_trace.errors import InstanceTerminated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefactor_trace._record import FinalStatus
+    from prefactor_trace._tracer import TracerCore
+
+__all__ = ["Instance", "InstanceBlock", "Purpose", "current_instance"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+Purpose: TypeAlias = Literal["live", "smoke_test", "eval"]
+InstanceStatus: TypeAlias = Literal["pending", "active", "complete", "failed", "cancelled", "terminated"]
+
+
+class Instance(Scope):
+    """One run of an agent. Made by `instance(...)`; entering the block registers and starts it.
+
+    Attributes:
+        own_id: The id that was made here and that records carry; see `id`.
+        recording: False if the run is not recorded: sampled out, or tracing is disabled.
+        is_terminated: Whether the platform has terminated the run.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_finished_at",
+        "_pid",
+        "_reason",
+        "_started_at",
+        "_status",
+        "_tracer",
+        "_wire_id",
+        "captures_inputs",
+        "captures_outputs",
+        "input_limits",
+        "is_terminated",
+        "new_id",
+        "output_limits",
+        "own_id",
+        "put",
+        "recording",
+        "wire_id",
+    )
+
+    def __init__(self, tracer: TracerCore, id_: str, *, recording: bool) -> None:
+        self._tracer = tracer
+        self.own_id = id_
+        # What every span needs stands here, one attribute away.
+        self.put = tracer.put
+        self.new_id = tracer.new_id
+        self.wire_id = tracer.wire_id
+        self.captures_inputs = tracer.settings.capture_inputs
+        self.captures_outputs = tracer.settings.capture_outputs
+        self.input_limits = tracer.input_limits
+        self.output_limits = tracer.output_limits
+        self.recording = recording
+        self._wire_id: str | None = None
+        self._pid = os.getpid()
+        self._status: InstanceStatus = "pending"
+        self._started_at: int | None = None
+        self._finished_at: int | None = None
+        self.is_terminated = False
+        self._reason: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.id} {self.status}>"
+
+    @property
+    def id(self) -> str:
+        """The run's PFID, as the platform knows it.
+
+        It is made here, and final from the start if the account's partition is known: from `agent_id`, or from an
+        earlier answer. Otherwise its characters 10 to 16 are zeros until the platform has answered.
+        """
+        return self._wire_id or self._tracer.wire_id(self.own_id)
+
+    @property
+    def status(self) -> InstanceStatus:
+        """Where the run stands, as far as this process knows."""
+        return "terminated" if self.is_terminated else self._status
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the run began, in UTC."""
+        return _moment(self._started_at)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When the run ended, in UTC; None while it is running."""
+        return _moment(self._finished_at)
+
+    @property
+    def url(self) -> str | None:
+        """The run's page in the local platform's viewer; None if records go elsewhere, or nowhere yet."""
+        return self._tracer.viewer_url(self.id) if self.recording else None
+
+    def check(self) -> None:
+        """Raise InstanceTerminated if the platform has terminated the run."""
+        if self.is_terminated:
+            raise InstanceTerminated(self.id, self._reason)
+
+    # -- its life ------------------------------------------------------------------------------------------
+
+    def start(self, body: bytes) -> None:
+        """Register and start the run. *body*: the register request."""
+        now = time.time_ns()
+        self._started_at = now
+        self._status = "active"
+        if self.recording:
+            self._tracer.listen(self.own_id, self)
+            self.put(InstanceRegistered(self.own_id, body, self._tracer.schema()))
+            self.put(InstanceStarted(self.own_id, now))
+
+    def returned(self, result: object, items: int | None = None) -> None:  # noqa: ARG002 - a run has no result
+        """Finish the run as complete."""
+        self._finish("complete")
+
+    def raised(self, error: BaseException) -> None:
+        """Finish the run as *error* says."""
+        ending = ending_of(error)
+        if ending == "terminated" and not self.is_terminated:
+            ending = "failed"  # it was a run inside this one that the platform has terminated
+        self._finish("complete" if ending == "abandoned" else ending)
+
+    def abandoned(self, items: int) -> None:
+        """Finish the run of a generator whose consumer went away."""
+        self._finish("complete" if items else "cancelled")
+
+    def _finish(self, ending: FinalStatus | Literal["terminated"]) -> None:
+        # A forked child leaves the block too, but the run is its parent's to finish.
+        if self._finished_at is not None or os.getpid() != self._pid:
+            return
+        try:
+            self._finished_at = max(time.time_ns(), self._started_at or 0)
+            self._status = ending
+            # Over what the platform has terminated, nothing is finished.
+            if self.recording and ending != "terminated" and not self.is_terminated:
+                self.put(InstanceFinished(self.own_id, self._finished_at, ending))
+        except Exception:
+            _guard.failed("finish an instance")
+
+    # -- what the platform says ----------------------------------------------------------------------------
+
+    def heard_terminated(self, reason: str | None) -> None:
+        """Note that the platform has terminated the run."""
+        self._reason = reason
+        self.is_terminated = True
+
+    def heard_renamed(self, wire_id: str) -> None:
+        """Note the id that the platform uses."""
+        self._wire_id = wire_id
+
+
+class InstanceBlock(Block):
+    """What `instance(...)` returns: a `with` block, an `async with` block and a decorator.
+
+    Each entry, and each call of a decorated function, is a run of its own.
+    """
+
+    __slots__ = ("_options", "_tracer")
+
+    def __init__(self, tracer: Callable[[], TracerCore], options: dict[str, Any]) -> None:
+        super().__init__()
+        self._tracer = tracer
+        self._options = options
+
+    def __enter__(self) -> Instance:
+        """Begin a run and make it current."""
+        run = open_instance(self._tracer(), self._options)
+        self._enter(run)
+        return run
+
+    async def __aenter__(self) -> Instance:
+        """Begin a run and make it current."""
+        return self.__enter__()
+
+    def __call__(self, function: F) -> F:
+        """Return *function* with a run around each call."""
+
+        def open_scope(_args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Instance:
+            return open_instance(self._tracer(), self._options)
+
+        wrapped: F = wrap(function, open_scope)
+        return wrapped
+
+
+def open_instance(tracer: TracerCore, options: dict[str, Any]) -> Instance:
+    """Begin a run. Never raises; a run that cannot be recorded goes on unrecorded."""
+    around = current_instance()
+    # A run inside an unrecorded one is part of it: whole runs are sampled.
+    recording = tracer.is_sampled() and (around is None or around.recording)
+    try:
+        run = Instance(tracer, _given_id(options) or tracer.new_id(), recording=recording)
+        run.start(_register_body(tracer, options) if recording else b"")
+    except Exception:
+        _guard.failed("start an instance")
+        run = Instance(tracer, _ids.generate(), recording=False)
+    return run
+
+
+def current_instance() -> Instance | None:
+    """Return the run that this code is part of, None outside of any."""
+    scope = current.get()
+    if scope is None or type(scope) is Instance:
+        return scope
+    instance: Instance = scope.instance
+    return instance
+
+
+def _given_id(options: dict[str, Any]) -> str | None:
+    given = options.get("id")
+    if given is None:
+        return None
+    if type(given) is str and _ids.is_pfid(given):
+        return given
+    _guard.logger.warning("instance(id=...) takes a PFID of 32 characters; a new id is used instead")
+    return None
+
+
+def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
+    settings = tracer.settings
+
+    def chosen(name: str) -> str | None:
+        value: str | None = options.get(name)
+        return value or getattr(settings, name)
+
+    version = {
+        "name": chosen("agent_name"),
+        "external_identifier": chosen("agent_version"),
+        "description": options.get("description"),
+        "runtime_environment": _RUNTIME,
+    }
+    body = {
+        "agent_id": chosen("agent_id"),
+        "environment_id": chosen("environment_id"),
+        "external_identifier": options.get("external_identifier"),
+        "purpose": _purpose(options.get("purpose")),
+        "agent_version": _without_none(version),
+    }
+    return orjson.dumps(_without_none(body))
+
+
+def _purpose(value: object) -> object:
+    if value in (None, "live", "smoke_test", "eval"):
+        return value
+    _guard.logger.warning("instance(purpose=...) is live, smoke_test or eval; the default is used instead")
+    return None
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _moment(nanoseconds: int | None) -> datetime | None:
+    return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, tz=timezone.utc)
+
+
+# As the official SDK fills it in (API contract section 2.2).
+_RUNTIME = {
+    "agent_sdk": [],
+    "os": sys.platform,
+    "prefactor_sdk": [f"prefactor-trace@{__version__}"],
+    "runtime": f"{platform.python_implementation().lower()}@{sys.version_info.major}.{sys.version_info.minor}",
+}

@@ -1,0 +1,374 @@
+"""Spans: one step of a run, as what users hold, as a block and as a decorator.
+
+This file is the hot path. Opening a span is: look at the current scope, turn the arguments into bytes, make an id,
+hand over one fact; ending it is the same with the result. Nothing of the user's is kept, only bytes.
+"""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
+
+from prefactor_trace import _context, _guard
+from prefactor_trace._capture import capture, capture_exception
+from prefactor_trace._context import NO_RESULT, Block, Scope, current
+from prefactor_trace._ending import ending_of
+from prefactor_trace._record import SpanEnded, SpanStarted
+from prefactor_trace._schema import SpanType, by_name, declare
+from prefactor_trace._wrap import wrap
+from prefactor_trace.instances import Instance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from prefactor_trace._capture import Limits
+    from prefactor_trace._record import FinalStatus
+
+    _PayloadOf: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any], Limits], bytes | None]
+
+__all__ = ["Span", "SpanBlock", "current_span", "span"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_NOT_GIVEN: Any = object()
+
+
+class Span(Scope):
+    """One step of a run. Made by `span(...)`; if it is not recorded, all its methods do nothing, quietly.
+
+    Attributes:
+        own_id: The id that was made here and that records carry; see `id`.
+        instance: The run it belongs to; None if the span is not recorded.
+    """
+
+    # Class attributes, so that opening a span sets only what is its own.
+    own_id: str = ""
+    instance: Instance | None = None
+    started_at: int = 0
+    clock: int = 0
+    keeps_result: bool = True
+    owns_instance: bool = False
+    _ended: bool = False
+    _status: FinalStatus | None = None
+    _payload: bytes | None = None
+    _result: bytes | None = None
+    _error: bytes | None = None
+    _metadata: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Span {self.id or '(not recorded)'}>"
+
+    @property
+    def id(self) -> str:
+        """The span's PFID, as the platform knows it (see `Instance.id`); empty if the span is not recorded."""
+        return "" if self.instance is None else self.instance.wire_id(self.own_id)
+
+    def set_payload(self, payload: object) -> None:
+        """Replace what went into the step. Copied now: later changes to *payload* are not seen."""
+        if self.instance is not None:
+            self._payload = _captured(payload, b"input", self.instance.input_limits)
+
+    def set_result(self, result: object) -> None:
+        """Set what came out of the step. Copied now; what is not an object is stored as `{"output": result}`."""
+        if self.instance is not None and self.keeps_result:
+            self._result = _captured(result, b"output", self.instance.output_limits)
+
+    def set_metadata(self, metadata: Mapping[str, object]) -> None:
+        """Set what else is worth knowing about the step. Copied now; replaces what was set before."""
+        if self.instance is not None:
+            self._metadata = _captured(metadata, b"metadata", self.instance.input_limits)
+
+    def fail(self, error: BaseException | str) -> None:
+        """Let the step end as failed because of *error*, though no exception leaves the block."""
+        if self.instance is not None:
+            self._status = "failed"
+            self._error = _captured_error(error, self.instance.output_limits)
+
+    def cancel(self) -> None:
+        """Let the step end as cancelled, unless an exception fails it."""
+        if self.instance is not None:
+            self._status = "cancelled"
+
+    # -- how it ends ---------------------------------------------------------------------------------------
+
+    def returned(self, result: object, items: int | None = None) -> None:
+        """End as complete, or as `fail` or `cancel` have said."""
+        self._end("complete", None, result, items)
+
+    def raised(self, error: BaseException) -> None:
+        """End by *error*."""
+        self._end(None, error)
+
+    def abandoned(self, items: int) -> None:
+        """End because the consumer of a generator went away after *items*."""
+        self._end("complete" if items else "cancelled", None, NO_RESULT, items, abandoned=items > 0)
+
+    def _end(
+        self,
+        status: FinalStatus | None,
+        error: BaseException | None,
+        result: object = NO_RESULT,
+        items: int | None = None,
+        *,
+        abandoned: bool = False,
+    ) -> None:
+        instance = self.instance
+        if instance is None or self._ended:
+            return
+        self._ended = True
+        try:
+            finished_at = self.started_at + time.perf_counter_ns() - self.clock
+            if result is not NO_RESULT and self.keeps_result:
+                self._result = _captured(result, b"output", instance.output_limits)
+            if error is not None:
+                status, abandoned = self._status_by(error, instance)
+            if items is not None or abandoned:
+                self._metadata = _with_items(self._metadata, items, abandoned=abandoned)
+            if error is None or status != "failed":
+                status = self._status or status
+            instance.put(
+                SpanEnded(
+                    self.own_id,
+                    status or "complete",
+                    finished_at,
+                    self._result,
+                    self._error,
+                    self._metadata,
+                    self._payload,
+                )
+            )
+        except Exception:
+            _guard.failed("end a span")
+        if self.owns_instance:
+            instance.returned(None) if error is None else instance.raised(error)
+
+    def _status_by(self, error: BaseException, instance: Instance) -> tuple[FinalStatus, bool]:
+        ending = ending_of(error)
+        if ending == "failed":
+            self._error = _captured_error(error, instance.output_limits)
+        if ending == "abandoned":
+            return "complete", True
+        # A step stopped by InstanceTerminated is cancelled; that its run was terminated, the platform knows.
+        return ("cancelled" if ending == "terminated" else ending), False
+
+
+_unrecorded = Span()
+
+
+def current_span() -> Span | None:
+    """Return the innermost open span of this code, None outside of any."""
+    scope = current.get()
+    return scope if type(scope) is Span else None
+
+
+class SpanBlock(Block):
+    """What `span(...)` returns: a `with` block, an `async with` block and a decorator."""
+
+    __slots__ = ("_options", "_payload", "_title", "_type")
+
+    def __init__(
+        self, span_type: SpanType | str | None, title: str | None, payload: object, options: _Options
+    ) -> None:
+        super().__init__()
+        self._type = span_type
+        self._title = title
+        self._payload = payload
+        self._options = options
+
+    def __enter__(self) -> Span:
+        """Begin a step and make it current. Raises InstanceTerminated if the platform has stopped the run."""
+        span_type = self._type if isinstance(self._type, SpanType) else by_name(self._type or "span")
+        opener = _opener(span_type, self._title or span_type.name, self._given_payload, self._options)
+        scope = opener((), {})
+        self._enter(scope or _unrecorded, as_current=scope is not None)
+        return scope or _unrecorded
+
+    async def __aenter__(self) -> Span:
+        """Begin a step and make it current. Raises InstanceTerminated if the platform has stopped the run."""
+        return self.__enter__()
+
+    def __call__(self, function: F) -> F:
+        """Return *function* with a step around each call, and declare its type."""
+        given = self._type
+        span_type = declare(given if isinstance(given, SpanType) else _type_of(function, given, self._title))
+        payload_of = _reader_of_arguments(function) if self._payload is _NOT_GIVEN else self._given_payload
+        wrapped: F = wrap(
+            function, _opener(span_type, self._title or span_type.name, payload_of, self._options)
+        )
+        return wrapped
+
+    def _given_payload(self, _args: tuple[Any, ...], _kwargs: dict[str, Any], limits: Limits) -> bytes | None:
+        return None if self._payload is _NOT_GIVEN else _captured(self._payload, b"input", limits)
+
+
+class _Options(NamedTuple):
+    """What a block and a decorator have in common. None: what the settings say, or what is current."""
+
+    parent: Scope | None
+    captures_inputs: bool | None
+    captures_outputs: bool | None
+
+
+def _opener(
+    span_type: SpanType, name: str, payload_of: _PayloadOf, options: _Options
+) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | None]:
+    """Return a function that begins a span; it raises InstanceTerminated and nothing else."""
+    type_name, envelope = span_type.name, span_type.envelope
+    parent, captures_inputs, captures_outputs = options
+
+    def open_scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | None:
+        outer: Any = parent or current.get()
+        owns_instance = outer is None
+        if owns_instance:
+            outer = _context.open_implicit()
+            if outer is None:
+                return None
+        instance = outer if type(outer) is Instance else outer.instance
+        if instance is None or not instance.recording:
+            return None
+        if instance.is_terminated:
+            instance.check()
+        try:
+            payload = None
+            if instance.captures_inputs if captures_inputs is None else captures_inputs:
+                payload = payload_of(args, kwargs, instance.input_limits)
+            opened = Span()
+            opened.instance = instance
+            opened.own_id = own_id = instance.new_id()
+            if owns_instance:
+                opened.owns_instance = True
+            opened.keeps_result = instance.captures_outputs if captures_outputs is None else captures_outputs
+            opened.started_at = started_at = time.time_ns()
+            outer_id = None if outer is instance else outer.own_id
+            instance.put(
+                SpanStarted(own_id, instance.own_id, outer_id, type_name, name, started_at, payload, envelope)
+            )
+            # Read last, so that what recording costs is not part of the step's duration.
+            opened.clock = time.perf_counter_ns()
+        except Exception:
+            _guard.failed("start a span")
+            return None
+        return opened
+
+    return open_scope
+
+
+@overload
+def span(function: F, /) -> F: ...
+@overload
+def span(
+    type: str | SpanType | None = None,
+    /,
+    *,
+    payload: object = ...,
+    parent: Span | Instance | None = None,
+    title: str | None = None,
+    capture_inputs: bool | None = None,
+    capture_outputs: bool | None = None,
+) -> SpanBlock: ...
+def span(
+    type: Any = None,
+    /,
+    *,
+    payload: object = _NOT_GIVEN,
+    parent: Span | Instance | None = None,
+    title: str | None = None,
+    capture_inputs: bool | None = None,
+    capture_outputs: bool | None = None,
+) -> Any:
+    """Record a step of the current run.
+
+    As a bare decorator (`@span`), as a decorator with arguments (`@span("tool:search")`), as a `with` block and as
+    an `async with` block, which give the open `Span`. Outside of any run the code runs untouched and unrecorded.
+
+    Args:
+        type: Name of the span type, or a `SpanType`. Default: the decorated function's qualified name; "span" for
+            a block.
+        payload: What goes into the step. Default for a decorated function: its arguments by name, without `self`.
+        parent: The span or run to hang the step under. Default: what is current.
+        title: What people read instead of the type's name.
+        capture_inputs: Whether the payload is recorded. Default: the setting of that name.
+        capture_outputs: Whether the result is recorded. Default: the setting of that name.
+
+    Raises:
+        InstanceTerminated: As the step begins, if the platform has terminated the run.
+    """
+    options = _Options(parent, capture_inputs, capture_outputs)
+    if type is None or isinstance(type, (str, SpanType)):
+        return SpanBlock(type, title, payload, options)
+    return SpanBlock(None, title, payload, options)(type)
+
+
+def _type_of(function: Any, name: str | None, title: str | None) -> SpanType:
+    function = inspect.unwrap(_plain(function))
+    name = name or getattr(function, "__qualname__", None) or builtins.type(function).__name__
+    lines = (getattr(function, "__doc__", None) or "").strip().splitlines()
+    return SpanType(name, title=title, description=lines[0] if lines else None)
+
+
+def _reader_of_arguments(function: Any) -> _PayloadOf:
+    """Return a function that names the arguments of a call to *function*, defaults included, `self` left out."""
+    function = _plain(function)
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError):  # a builtin without a signature
+        parameters = []
+    skipped = 1 if parameters and _is_method(function, parameters[0].name) else 0
+    names = [
+        each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    names = names[skipped:]
+    rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), "args")
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    count = len(names)
+
+    def read(args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits) -> bytes:
+        if skipped:
+            args = args[1:]
+        given = dict(zip(names, args))  # noqa: B905 - the rest is looked at below, and `strict` costs as much as zip
+        if len(args) > count:
+            given[rest] = args[count:]
+        if kwargs:
+            given.update(kwargs)
+        if defaults:
+            for name, value in defaults.items():
+                given.setdefault(name, value)
+        return capture(given, limits)
+
+    return read
+
+
+def _plain(function: Any) -> Any:
+    """Return the function inside a class method, a static method or a property."""
+    if isinstance(function, property):
+        return function.fget
+    return getattr(function, "__func__", function)
+
+
+def _is_method(function: Any, first: str) -> bool:
+    # A function defined in a class body has the class before its name; what is defined in a function has `<locals>`.
+    owner = getattr(function, "__qualname__", "").rpartition(".")[0]
+    return first in ("self", "cls") and bool(owner) and not owner.endswith("<locals>")
+
+
+def _captured(value: object, key: bytes, limits: Limits) -> bytes:
+    """Return *value* as a JSON object; one that is none goes under *key*."""
+    data = capture(value, limits)
+    return data if data.startswith(b"{") else b'{"%b":%b}' % (key, data)
+
+
+def _captured_error(error: BaseException | str, limits: Limits) -> bytes:
+    if isinstance(error, BaseException):
+        return capture_exception(error, limits)
+    return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits)
+
+
+def _with_items(metadata: bytes | None, items: int | None, *, abandoned: bool) -> bytes:
+    """Add to *metadata* what is known about a generator's consumer."""
+    facts = [b'"abandoned":true'] if abandoned else []
+    if items is not None:
+        facts.append(b'"items":%d' % items)
+    before = [metadata[1:-1]] if metadata and metadata != b"{}" else []
+    return b"{" + b",".join([*before, *facts]) + b"}"

@@ -1,0 +1,125 @@
+"""The end of the program is the program's: at most two seconds, whatever the server does, and nothing else changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import hostile_server
+import pytest
+from hostile_server import HostileServer
+
+AGENT = """
+import sys
+import prefactor_trace as pt
+
+@pt.span
+def step(x):
+    return x
+
+with pt.instance(agent_name="agent"):
+    for number in range(20):
+        step(number)
+print("done")
+sys.exit(7)
+"""
+
+
+def run(program, tmp_path, **environment):
+    """Run *program*; return what it said, its exit code, and how long it took."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env={"PREFACTOR_STATE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done, time.perf_counter() - started
+
+
+@pytest.fixture(scope="module")
+def untraced_seconds(tmp_path_factory):
+    """How long the program takes when tracing is switched off."""
+    return min(run(AGENT, tmp_path_factory.mktemp("s"), PREFACTOR_DISABLED="1")[1] for _ in range(3))
+
+
+SERVERS = {
+    "refusing": None,
+    "never answering": hostile_server.never_answering,
+    "dripping headers": hostile_server.dripping_headers,
+    "dripping body": hostile_server.dripping_body,
+    "retry after an hour": hostile_server.always(429, b"{}", {"Retry-After": "3600"}),
+    "service unavailable": hostile_server.always(503),
+    "html": hostile_server.always(200, b"<html>hello</html>"),
+    "redirecting": hostile_server.redirecting_to("http://127.0.0.1:9/"),
+    "token refused": hostile_server.always(401, b"{}"),
+    "speaking no http": hostile_server.speaking_no_http,
+    "closing at once": hostile_server.closing_at_once,
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_exit_against_any_server(name, tmp_path, untraced_seconds):
+    """Two seconds at most are added; exit code and output are the program's; the loss is one line in the log."""
+    if SERVERS[name] is None:
+        done, seconds = run(
+            AGENT,
+            tmp_path,
+            PREFACTOR_API_URL=f"http://127.0.0.1:{hostile_server.refused_port()}",
+            PREFACTOR_API_TOKEN="secret-token",
+        )
+    else:
+        with HostileServer(SERVERS[name]) as server:
+            done, seconds = run(AGENT, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="secret-token")
+
+    assert (done.returncode, done.stdout) == (7, "done\n")
+    assert seconds - untraced_seconds < 2.9  # the two seconds, and what a loaded machine adds
+    assert "Traceback" not in done.stderr
+    assert "secret-token" not in done.stderr
+    assert "23 records could not be delivered" in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_exit_with_nowhere_to_send(tmp_path, untraced_seconds):
+    """Without a token and without a platform nothing is waited for, and one line says what to do."""
+    done, seconds = run(AGENT, tmp_path)
+
+    assert (done.returncode, done.stdout) == (7, "done\n")
+    assert seconds - untraced_seconds < 1
+    assert "prefactor-trace serve" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_exit_when_idle(tmp_path, untraced_seconds):
+    """A program that imports and configures but records nothing ends as if we were not there."""
+    done, seconds = run("import prefactor_trace as pt; pt.configure(); print(1)", tmp_path)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert seconds - untraced_seconds < 0.5
+
+
+def test_unhandled_exception(tmp_path):
+    """The traceback is the program's own, and the exit code."""
+    program = "import prefactor_trace as pt\nwith pt.instance(), pt.span('a'):\n    raise ValueError('mine')\n"
+    done, _ = run(program, tmp_path)
+
+    assert done.returncode == 1
+    assert "ValueError: mine" in done.stderr
+    assert done.stderr.count("File ") == 1
+
+
+def test_records_in_exit_handlers(tmp_path):
+    """What the program records in its own exit handlers is counted, not an error."""
+    program = (
+        "import atexit, prefactor_trace as pt\n"
+        "def late():\n    with pt.instance(), pt.span('late'):\n        pass\n    print(pt.stats().dropped)\n"
+        "atexit.register(late)\npt.configure()\n"
+        "with pt.instance():\n    pass\n"
+    )
+    done, _ = run(program, tmp_path)
+    assert done.returncode == 0
+    assert "'after_shutdown'" in done.stdout
+    assert "Traceback" not in done.stderr

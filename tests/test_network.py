@@ -1,0 +1,473 @@
+"""The connection: whatever a server does, a request ends in time, in bounded memory, and without an exception."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import tracemalloc
+
+import pytest
+from hostile_server import (
+    BOMB,
+    DRIP_SECONDS,
+    HostileServer,
+    always,
+    answering,
+    closing_after_each,
+    closing_at_once,
+    dripping_body,
+    dripping_headers,
+    endless_body,
+    endless_headers,
+    endless_interim,
+    gzip_bomb,
+    half_then_close,
+    half_then_reset,
+    never_answering,
+    never_reading,
+    reading_slowly,
+    redirecting_to,
+    refused_port,
+    refusing_early,
+    response,
+    speaking_no_http,
+)
+
+from prefactor_trace._network import Connection
+from prefactor_trace._wire import Response, Unreachable
+
+TOKEN = "token-that-nobody-else-may-see"
+TIMEOUT = 0.5
+# A fifth over the deadline is what a request may take; the rest is for a busy machine's threads to wake up.
+AT_MOST = TIMEOUT * 1.2 + 0.1
+HEADERS = {"Authorization": f"Bearer {TOKEN}", "Accept-Encoding": "identity"}
+BIG = b"x" * 8_000_000
+
+
+@contextlib.contextmanager
+def connected(url, *, timeout=TIMEOUT, proxy=None, headers=HEADERS):
+    connection = Connection(url, headers, timeout=timeout, proxy=proxy)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def timed_post(connection, body=b"{}"):
+    began = time.monotonic()
+    answer = connection.post("agent_spans", body)
+    return answer, time.monotonic() - began
+
+
+# -- what is sent ------------------------------------------------------------------------------------------
+
+
+def test_sends_one_post():
+    """A request is a POST below `/api/v1/` with our headers, the host, and the length of the body."""
+    with HostileServer(always(200, b'{"a":1}')) as server, connected(server.url) as connection:
+        answer = connection.post("agent_instance/register", b'{"b":2}')
+    (request,) = server.requests
+    assert request.method == "POST"
+    assert request.target == "/api/v1/agent_instance/register"
+    assert request.headers == {
+        "host": f"127.0.0.1:{server.port}",
+        "authorization": f"Bearer {TOKEN}",
+        "accept-encoding": "identity",
+        "content-length": "7",
+    }
+    assert request.body == b'{"b":2}'
+    assert answer[:3] == (200, b'{"a":1}', None)
+    assert abs(answer.received_at - time.time()) < 5
+
+
+@pytest.mark.parametrize("prefix", ["/tenant/a", "/tenant/a/"])
+def test_address_with_a_path(prefix):
+    """An API below a path of its host is reached there."""
+    with HostileServer(always(200)) as server, connected(server.url + prefix) as connection:
+        connection.post("bulk", b"{}")
+    assert server.requests[0].target == "/tenant/a/api/v1/bulk"
+
+
+def test_ipv6():
+    """An IPv6 address works, and the Host header writes it in brackets."""
+    with HostileServer(always(200), host="::1") as server, connected(server.url) as connection:
+        assert connection.post("bulk", b"{}").status == 200
+    assert server.requests[0].headers["host"] == f"[::1]:{server.port}"
+
+
+def test_ipv6_without_a_port():
+    """An IPv6 address without a port is in brackets too, else its end would be read as the port."""
+    with HostileServer(always(200)) as proxy, connected("http://[::1]", proxy=proxy.url) as connection:
+        connection.post("bulk", b"{}")
+    assert proxy.requests[0].headers["host"] == "[::1]"
+
+
+def test_keeps_the_connection():
+    """Many requests go over one TCP connection."""
+    with HostileServer(always(200)) as server, connected(server.url) as connection:
+        assert [connection.post("bulk", b"{}").status for _ in range(20)] == [200] * 20
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seen"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, "7"),
+        ({"rEtRy-AfTeR": "Fri, 31 Dec 1999 23:59:59 GMT"}, "Fri, 31 Dec 1999 23:59:59 GMT"),
+        ({"Retry-After": "\xe9"}, "\xe9"),
+    ],
+)
+def test_hands_over_retry_after(headers, seen):
+    """`Retry-After` is handed over as it came, however it is spelled."""
+    with HostileServer(always(503, b"", headers)) as server, connected(server.url) as connection:
+        assert connection.post("bulk", b"{}")[:3] == (503, b"", seen)
+
+
+# -- deadlines ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behaviour", [never_answering, dripping_headers, dripping_body, endless_interim])
+def test_answers_that_never_end_are_given_up_in_time(behaviour):
+    """One deadline bounds the whole request: a byte now and then does not extend it."""
+    with HostileServer(behaviour) as server, connected(server.url) as connection:
+        answer, took = timed_post(connection)
+    assert answer == Unreachable("no whole answer within 0.5 s")
+    assert TIMEOUT * 0.9 < took < AT_MOST
+
+
+@pytest.mark.parametrize("behaviour", [never_reading, reading_slowly])
+@pytest.mark.parametrize("receive_buffer", [None, 4_096])
+def test_a_body_that_is_not_taken_is_given_up_in_time(behaviour, receive_buffer):
+    """Sending is bounded by the same deadline, even if every single write makes progress."""
+    with (
+        HostileServer(behaviour, receive_buffer=receive_buffer) as server,
+        connected(server.url) as connection,
+    ):
+        answer, took = timed_post(connection, BIG)
+    assert answer == Unreachable("no whole answer within 0.5 s")
+    assert TIMEOUT * 0.9 < took < AT_MOST
+
+
+def test_each_request_has_its_own_deadline():
+    """Time that an earlier request took is not taken from the next one."""
+
+    def slow(request):
+        server.stopping.wait(TIMEOUT * 0.6)
+        return response(200)
+
+    with HostileServer(answering(slow)) as server, connected(server.url) as connection:
+        assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
+
+
+def test_a_dead_address_does_not_hide_a_living_one(monkeypatch):
+    """A name with several addresses: each gets its share of the time, and all together no more than the deadline."""
+    with HostileServer(always(200)) as server, black_hole(server.port) as hole:
+        # What a resolver would say of a host with one dead machine; the connections are real.
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, server.port)) for host in (hole, server.host)
+        ]
+        real = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, *more, **options: found if host == "platform.test" else real(host, *more, **options),
+        )
+        with connected(f"http://platform.test:{server.port}") as connection:
+            answer, took = timed_post(connection)
+            assert answer.status == 200
+            assert took < AT_MOST
+            found.pop()
+            found *= 3
+        with connected(f"http://platform.test:{server.port}") as connection:
+            answer, took = timed_post(connection)
+            assert answer == Unreachable("no whole answer within 0.5 s")
+            assert took < AT_MOST
+
+
+@contextlib.contextmanager
+def black_hole(port):
+    """Yield an address where connecting neither succeeds nor fails: its queue is full and nobody accepts."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.2", port))
+        listener.listen(0)
+        for _ in range(10):
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0.1)
+            try:
+                filler.connect(("127.0.0.2", port))
+            except TimeoutError:
+                break
+        else:
+            pytest.skip("this system takes connections that nobody accepts")
+        yield "127.0.0.2"
+
+
+# -- answers that are none ---------------------------------------------------------------------------------
+
+
+def test_refused():
+    """Nobody listens: the answer says so, in the operating system's words."""
+    with connected(f"http://127.0.0.1:{refused_port()}") as connection:
+        answer, took = timed_post(connection)
+    assert isinstance(answer, Unreachable)
+    assert "refused" in answer.why
+    assert took < AT_MOST
+
+
+def test_unknown_host():
+    """A name without an address is no exception."""
+    with connected("http://no-such-host.invalid") as connection:
+        assert isinstance(connection.post("bulk", b"{}"), Unreachable)
+
+
+@pytest.mark.parametrize(
+    "behaviour", [closing_at_once, half_then_reset, half_then_close, speaking_no_http, endless_headers]
+)
+def test_broken_answers_are_no_answers(behaviour):
+    """Half an answer, none, or something that is not HTTP: reported at once, never raised, never taken for a success."""
+    with HostileServer(behaviour) as server, connected(server.url, timeout=5) as connection:
+        for _ in range(3):
+            answer, took = timed_post(connection)
+            assert isinstance(answer, Unreachable)
+            assert took < 2
+    assert server.connections == 3  # what is broken is not used again
+
+
+def test_an_endless_answer_is_cut_off():
+    """A body over 1 MiB is no answer, and never held in memory."""
+    with HostileServer(endless_body) as server, connected(server.url, timeout=5) as connection:
+        connection.post("bulk", b"{}")  # what is loaded on first use is not counted
+        tracemalloc.start()
+        try:
+            answer, took = timed_post(connection)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert answer == Unreachable("an answer over 1048576 bytes")
+    assert took < 2
+    assert peak < 8_000_000
+
+
+@pytest.mark.parametrize(("length", "fits"), [(1_048_576, True), (1_048_577, False)])
+def test_the_largest_answer(length, fits):
+    """1 MiB is read whole; one byte more is not."""
+    with HostileServer(always(200, b"a" * length)) as server, connected(server.url, timeout=5) as connection:
+        answer = connection.post("bulk", b"{}")
+    assert isinstance(answer, Response if fits else Unreachable)
+
+
+def test_a_gzip_bomb_is_not_inflated():
+    """Content-Encoding is never undone: we ask for none, and the body stays what was sent."""
+    with HostileServer(gzip_bomb) as server, connected(server.url, timeout=5) as connection:
+        assert connection.post("bulk", b"{}").body == BOMB
+
+
+def test_an_early_refusal_is_heard():
+    """A server that refuses a big body before it has read it is heard, not taken for a broken connection."""
+    with HostileServer(refusing_early) as server, connected(server.url, timeout=5) as connection:
+        assert connection.post("bulk", BIG).status == 413
+
+
+# -- connections that end ----------------------------------------------------------------------------------
+
+
+def test_a_connection_closed_while_idle_is_replaced():
+    """A server that closes after each answer, without saying so, costs a new connection or one missing answer."""
+    with HostileServer(closing_after_each(lambda _request: response(200))) as server:
+        with connected(server.url) as connection:
+            answers = [connection.post("bulk", b"{}") for _ in range(20)]
+        assert isinstance(answers[0], Response)
+        assert server.connections >= sum(isinstance(each, Response) for each in answers)
+
+
+def test_a_connection_seen_closed_is_not_used():
+    """Once the end of an idle connection has arrived, the next request goes over a new one and succeeds."""
+    closed = threading.Event()
+
+    def behave(peer):
+        if peer.receive() is not None:
+            peer.send(response(200))
+            peer.sock.shutdown(socket.SHUT_WR)
+            closed.set()
+            peer.receive()
+
+    with HostileServer(behave) as server, connected(server.url) as connection:
+        for _ in range(5):
+            closed.clear()
+            assert connection.post("bulk", b"{}").status == 200
+            assert closed.wait(5)
+
+
+def test_a_server_may_come_back():
+    """The same connection object serves before, during and after an outage."""
+    with HostileServer(always(200)) as server:
+        port = server.port
+        with connected(server.url) as connection:
+            assert connection.post("bulk", b"{}").status == 200
+            server.__exit__()
+            assert isinstance(connection.post("bulk", b"{}"), Unreachable)
+            with HostileServer(always(201), port=port):
+                assert connection.post("bulk", b"{}").status == 201
+
+
+# -- redirects, proxies, TLS -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_never_followed(status):
+    """A redirect is an answer like any other: where it points to is never contacted and never sees the token."""
+    with HostileServer(always(200)) as elsewhere:
+        location = {"Location": elsewhere.url + "/api/v1/bulk"}
+        with HostileServer(always(status, b"", location)) as server, connected(server.url) as connection:
+            assert connection.post("bulk", b"{}").status == status
+        assert elsewhere.connections == 0
+
+
+def test_redirecting_behaviour_is_not_followed():
+    """Nor is one with everything a polite server adds."""
+    with (
+        HostileServer(always(200)) as elsewhere,
+        HostileServer(redirecting_to(elsewhere.url)) as server,
+        connected(server.url) as connection,
+    ):
+        assert connection.post("bulk", b"{}").status == 307
+        assert elsewhere.connections == 0
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_a_proxy_is_used(scheme):
+    """A proxy that is named gets the whole address; the server itself is not contacted. The scheme may be missing."""
+    with HostileServer(always(200)) as server, HostileServer(always(202)) as proxy:
+        address = scheme + f"127.0.0.1:{proxy.port}"
+        with connected(server.url, proxy=address) as connection:
+            assert connection.post("bulk", b"{}").status == 202
+        assert server.connections == 0
+    (request,) = proxy.requests
+    assert request.target == f"{server.url}/api/v1/bulk"
+    assert "proxy-authorization" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "credentials"), [("ada:pass%40word", b"ada:pass@word"), ("ada", b"ada:"), ("%C3%A9:x", b"\xc3\xa9:x")]
+)
+def test_a_proxy_gets_its_password(userinfo, credentials):
+    """User name and password in the proxy's address are sent to the proxy as Basic authorization."""
+    with HostileServer(always(200)) as proxy:
+        address = f"http://{userinfo}@127.0.0.1:{proxy.port}"
+        with connected("http://platform.test", proxy=address) as connection:
+            assert connection.post("bulk", b"{}").status == 200
+    expected = "Basic " + base64.b64encode(credentials).decode()
+    assert proxy.requests[0].headers["proxy-authorization"] == expected
+
+
+def test_an_https_request_is_tunnelled_through_a_proxy():
+    """A proxy between us and an https address is asked for a tunnel, and never sees the token."""
+    with (
+        HostileServer(always(407)) as proxy,
+        connected("https://platform.test", proxy=proxy.url) as connection,
+    ):
+        assert isinstance(connection.post("bulk", b"{}"), Unreachable)
+    (request,) = proxy.requests
+    assert (request.method, request.target) == ("CONNECT", "platform.test:443")
+    assert TOKEN not in request.raw.decode()
+
+
+def test_an_unusable_proxy_is_no_exception():
+    """Nonsense as a proxy is reported like an unreachable one."""
+    with connected("http://platform.test", proxy="gopher://127.0.0.1:1") as connection:
+        assert isinstance(connection.post("bulk", b"{}"), Unreachable)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Make a self-signed certificate for 127.0.0.1; return the paths of certificate and key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        + ["-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=127.0.0.1"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "keyUsage=critical,digitalSignature,keyCertSign"],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+def over_tls(certificate, behaviour):
+    """Let *behaviour* speak through TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+
+    def behave(peer):
+        with context.wrap_socket(peer.sock, server_side=True) as peer.sock:
+            behaviour(peer)
+
+    return behave
+
+
+def test_an_unknown_certificate_is_refused(certificate):
+    """A certificate that nobody vouches for is no platform: nothing is sent, and the log line can say why."""
+    with HostileServer(over_tls(certificate, always(200))) as server:
+        with connected(server.url.replace("http", "https"), timeout=5) as connection:
+            answer = connection.post("bulk", b"{}")
+        assert isinstance(answer, Unreachable)
+        assert "certificate verify failed" in answer.why
+        assert server.requests == []
+
+
+def test_a_certificate_of_the_environment_is_trusted(certificate, monkeypatch):
+    """`SSL_CERT_FILE` adds an authority, as company networks need; many requests share one handshake."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    with HostileServer(over_tls(certificate, always(200))) as server:
+        with connected(server.url.replace("http", "https"), timeout=5) as connection:
+            assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("behaviour", [never_answering, dripping_body, reading_slowly])
+def test_deadlines_hold_over_tls(certificate, monkeypatch, behaviour):
+    """TLS reads and writes end by the same deadline."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    with HostileServer(over_tls(certificate, behaviour), receive_buffer=4_096) as server:
+        with connected(server.url.replace("http", "https")) as connection:
+            answer, took = timed_post(connection, BIG if behaviour is reading_slowly else b"{}")
+    assert answer == Unreachable("no whole answer within 0.5 s")
+    assert took < AT_MOST
+
+
+def test_a_handshake_that_never_ends_is_given_up_in_time():
+    """A server that lets the TLS handshake starve is given up by the deadline."""
+
+    def starve(peer):
+        peer.sock.recv(65_536)
+        peer.drip(b"\x16\x03\x03\x40\x00" + b"\x00" * 10_000)  # a record of 16 KiB, on its way
+
+    with HostileServer(starve) as server, connected(server.url.replace("http", "https")) as connection:
+        answer, took = timed_post(connection)
+    assert isinstance(answer, Unreachable)
+    assert took < AT_MOST + DRIP_SECONDS
+
+
+# -- secrets -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("character", ["\n", "\r\n", "\0", "é", "\udc80", "€"])
+def test_no_error_shows_the_token(character):
+    """A token that HTTP cannot carry is reported without a word of it, and nothing is sent."""
+    headers = {"Authorization": f"Bearer {TOKEN}{character}X-Injected: 1"}
+    with HostileServer(always(200)) as server, connected(server.url, headers=headers) as connection:
+        answer = connection.post("bulk", b"{}")
+        assert isinstance(answer, Unreachable)
+        assert TOKEN not in answer.why
+        assert "Injected" not in answer.why
+        assert server.requests == []

@@ -1,0 +1,132 @@
+"""Schemas: what a run declares, the same in every process that runs the same code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import prefactor_trace as pt
+from prefactor_trace import _schema
+from prefactor_trace._record import InstanceRegistered
+from prefactor_trace.testing import recording
+
+
+def declared_by(recorded):
+    """Return the schema of the last run, as it is sent."""
+    registered = [each for each in recorded._exporter.records if isinstance(each, InstanceRegistered)]
+    return registered[-1].schema.to_wire()
+
+
+def test_decorated_functions_declare_their_type():
+    """A decorated function's type is declared by the next run: name, title, description."""
+
+    @pt.span("tool:search", title="Search")
+    def search(query):
+        pass
+
+    @pt.span
+    def plan():
+        """Think ahead.
+
+        At length.
+        """
+
+    with recording() as recorded:
+        with pt.instance():
+            pass
+        recorded.tracer.flush()
+        types = {each["name"]: each for each in declared_by(recorded)["span_type_schemas"]}
+
+    name = "test_decorated_functions_declare_their_type.<locals>.plan"
+    assert sorted(types) == [name, "tool:search"]
+    assert types[name]["description"] == "Think ahead."
+    assert types["tool:search"]["title"] == "Search"
+
+
+def test_explicit_types():
+    """A type of one's own is declared as given; its payload schema stands where the payload is sent."""
+    kind = pt.SpanType(
+        "tool:search",
+        title="Search",
+        description="Looks.",
+        template="{{ inputs.q }}",
+        params_schema={"type": "object", "properties": {"q": {"type": "string"}}},
+        result_schema={"type": "object", "required": ["hits"]},
+        data_risk={"action_profile": {"read_data": "allowed"}},
+    )
+    wire = kind.to_wire()
+
+    assert wire["params_schema"]["properties"]["inputs"] == kind.params_schema
+    assert wire["result_schema"] == kind.result_schema
+    assert {key: wire[key] for key in ("title", "description", "template", "data_risk")} == {
+        "title": "Search",
+        "description": "Looks.",
+        "template": "{{ inputs.q }}",
+        "data_risk": {"action_profile": {"read_data": "allowed"}},
+    }
+
+
+def test_without_an_envelope():
+    """`envelope=False` declares the payload's schema exactly as given."""
+    kind = pt.SpanType("x", params_schema={"type": "object", "required": ["q"]}, envelope=False)
+    assert kind.to_wire()["params_schema"] == {"type": "object", "required": ["q"]}
+
+
+def test_the_identifier_is_a_hash_of_the_content():
+    """Same types, same identifier, in whatever order; any change, another."""
+    a, b = pt.SpanType("a"), pt.SpanType("b")
+    identifiers = [
+        pt.Schema(types).to_wire()["external_identifier"]
+        for types in ((a, b), (b, a), (a, a, b), (a,), (a, pt.SpanType("b", title="B")))
+    ]
+    assert identifiers[0] == identifiers[1] == identifiers[2]
+    assert len(set(identifiers)) == 3
+
+
+def test_the_identifier_is_the_same_in_every_process():
+    """Two processes with other hash seeds and the same code name the version alike."""
+    program = (
+        "import prefactor_trace as pt; "
+        "print(pt.Schema((pt.SpanType('a', title='A'), pt.SpanType('b'))).to_wire()['external_identifier'])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
+
+
+def test_an_empty_schema_has_a_type():
+    """The platform refuses a run without any type, so there is always one."""
+    assert [each["name"] for each in pt.Schema().to_wire()["span_type_schemas"]] == ["span"]
+
+
+def test_configured_schema():
+    """`configure(schema=...)` adds types, wins over decorated ones of the same name, and can name the version."""
+    _schema.declare(pt.SpanType("a", title="decorated"))
+    schema = _schema.declared((pt.SpanType("a", title="configured"),), "v7")
+
+    assert schema.to_wire()["external_identifier"] == "v7"
+    assert [each["title"] for each in schema.to_wire()["span_type_schemas"]] == ["configured"]
+
+
+def test_types_met_while_running_are_declared_by_later_runs():
+    """A type that a block has brought up is declared from the next run on, and made-up names do not pile up."""
+    with recording() as recorded:
+        with pt.instance(), pt.span("ad-hoc"):
+            pass
+        with pt.instance():
+            for number in range(300):
+                with pt.span(f"made-up-{number}"):
+                    pass
+        recorded.tracer.flush()
+        assert "ad-hoc" in [each["name"] for each in declared_by(recorded)["span_type_schemas"]]
+        assert len(_schema.declared().types) == 200
+
+
+def test_building_it_once():
+    """Many short runs of one program share one schema object."""
+    _schema.declare(pt.SpanType("a"))
+    assert _schema.declared() is _schema.declared()
