@@ -103,6 +103,7 @@ class Outbox:
         self._not_before = 0.0
         self._silenced = False  # by the platform, with Retry-After
         self._reachable = True
+        self._nowhere = False
         self._closing = False
         self._created = 0
         self._delivered = 0
@@ -284,6 +285,7 @@ class Outbox:
             self._bury(instance_id, reason)
         self._notes.update(outcome.notes)
         self._reachable = outcome.reachable
+        self._nowhere = outcome.nowhere
         # Without progress and without a word why, asking again at once would spin.
         if outcome.trouble is not None or not (outcome.delivered or outcome.refused or outcome.dead):
             self._not_before = now + self._pause(outcome.retry_after, jitter)
@@ -362,14 +364,17 @@ class Outbox:
 
     # -- flush, close, count -------------------------------------------------------------------------------
 
-    def flush(self) -> int:
+    def flush(self, now: float) -> int:
         """Let everything that waits now leave without delay. Return a ticket for `is_settled`."""
         self._flush_ticket = self._ticket
+        if self._nowhere:  # look once more for a place to send to
+            self._nowhere = False
+            self._not_before = now
         return self._ticket
 
     def is_settled(self, ticket: int) -> bool:
-        """Say whether everything that waited at *ticket* is delivered or dropped."""
-        return not self._waiting or next(iter(self._waiting.values()))[0] > ticket
+        """Say whether everything that waited at *ticket* is delivered or dropped, or has nowhere to go."""
+        return self._nowhere or not self._waiting or next(iter(self._waiting.values()))[0] > ticket
 
     def close(self, now: float, at: int) -> None:
         """Take nothing more, and let everything leave at once.

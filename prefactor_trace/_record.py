@@ -148,6 +148,7 @@ class Outcome(NamedTuple):
         trouble: Why the rest could not be sent, in words for a log line. None: no trouble.
         retry_after: Seconds the platform asked to wait; None: the outbox decides.
         reachable: False if nobody answered at all.
+        nowhere: True if there is no destination to reach.
         terminated: Instances the platform has terminated, with the reason given.
         partition: The account's partition, as soon as an answer told it (PFID characters 10 to 16).
         renamed: Our id → the platform's, where it answered with another one.
@@ -160,6 +161,7 @@ class Outcome(NamedTuple):
     trouble: str | None = None
     retry_after: float | None = None
     reachable: bool = True
+    nowhere: bool = False
     terminated: dict[str, str | None] = {}
     partition: str | None = None
     renamed: dict[str, str] = {}

@@ -152,7 +152,7 @@ class Worker:
         deadline = time.monotonic() + timeout
         with self._lock:
             self._carry_over_locked()
-            ticket = self._outbox.flush()
+            ticket = self._outbox.flush(time.monotonic())
         self._drive(deadline, lambda: self._stopped or self._outbox.is_settled(ticket))
         return self.ledger
 
@@ -254,7 +254,7 @@ class Worker:
         """Log trouble once and its end once, and loss once a minute for each reason."""
         if outcome.trouble is not None:
             if not self._in_trouble:
-                logger.warning("%s; records wait and are sent again", outcome.trouble)
+                logger.warning("%s; records wait in memory", outcome.trouble)
             self._in_trouble = True
         elif self._in_trouble:
             self._in_trouble = False

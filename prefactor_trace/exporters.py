@@ -44,8 +44,8 @@ __all__ = ["Exporter", "FileExporter", "HttpExporter", "MemoryExporter"]
 logger = logging.getLogger("prefactor_trace")
 
 _NOWHERE = (
-    "PREFACTOR_API_TOKEN is not set and no local platform is running; "
-    "see runs on this machine with `prefactor-trace serve`"
+    "PREFACTOR_API_TOKEN is not set and no local platform is running: "
+    "start `prefactor-trace serve` to keep runs on this machine"
 )
 
 
@@ -84,7 +84,7 @@ class HttpExporter:
         destination = self._locate()
         if destination is None:
             self.close()
-            return Outcome(trouble=_NOWHERE, reachable=False)
+            return Outcome(trouble=_NOWHERE, reachable=False, nowhere=True)
         connection = self._connect(destination)
         conversation = deliver(batch, self._learned)
         try:

@@ -111,7 +111,10 @@ class Instance(Scope):
 
     @property
     def url(self) -> str | None:
-        """The run's page in the local platform's viewer; None if records go elsewhere, or nowhere yet."""
+        """The run's page in the local platform's viewer; None if records go elsewhere, or nowhere yet.
+
+        The viewer lets a browser in that has once opened the address which `prefactor-trace serve` printed.
+        """
         return self._tracer.viewer_url(self.id) if self.recording else None
 
     def check(self) -> None:

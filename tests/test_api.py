@@ -183,7 +183,7 @@ class TestWithoutToken:
         monkeypatch.setattr("prefactor_trace._outbox._BACKOFF_SECONDS", 0.05)
         with pt.instance() as run:
             search("x")
-        assert pt.flush(0.3).pending == 4
+        assert pt.flush(60).pending == 4
         assert run.url is None
         with LocalPlatform(tmp_path / "platform.db", state_dir=tmp_path):
             assert pt.flush(10)[:4] == (4, 4, {}, 0)

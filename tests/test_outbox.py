@@ -84,7 +84,7 @@ class TestLeaving:
         """A flush sends what waits now; what comes later waits for its own company."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"))
-        ticket = outbox.flush()
+        ticket = outbox.flush(0.0)
         put(outbox, started("b"), ended("b"))
 
         assert not outbox.is_settled(ticket)
@@ -96,7 +96,7 @@ class TestLeaving:
         outbox = Outbox()
         for name in "abcdef":
             put(outbox, started(name, payload=b"x" * 250_000), ended(name))
-        outbox.flush()
+        outbox.flush(0.0)
 
         assert keys(outbox.next(0.0)) == ["a", "b", "c"]
 
@@ -104,7 +104,7 @@ class TestLeaving:
         """Children end first, but the platform hears of their parents first."""
         outbox = Outbox()
         put(outbox, started("a"), started("b", "a"), started("c", "b"), ended("c"), ended("b"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
 
         assert deliver(outbox) == ["a", "b", "c"]
 
@@ -112,7 +112,7 @@ class TestLeaving:
         """A parent further back comes forward into its child's batch, and is sent once."""
         outbox = Outbox(Limits(batch_size=2))
         put(outbox, started("a"), started("b", "a"), started("c", "a"), ended("b"), ended("c"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
 
         assert keys(outbox.next(0.0)) == ["a", "b"]
         outbox.resolve(Outcome(delivered=frozenset("ab")), 0.0, 0.5)
@@ -125,7 +125,7 @@ class TestLeaving:
         for name, parent in zip(names, [None, *names], strict=False):
             put(outbox, started(name, parent))
         put(outbox, ended(names[-1]))
-        outbox.flush()
+        outbox.flush(0.0)
 
         assert deliver(outbox) == [f"{name}-open" for name in names[:-1]] + [names[-1]]
 
@@ -135,11 +135,11 @@ class TestAnnouncing:
         """A child that must go takes its open parent along as active; the parent is finished by a second call."""
         outbox = Outbox()
         put(outbox, started("a"), started("b", "a"), ended("b"))
-        outbox.flush()
+        outbox.flush(0.0)
         assert deliver(outbox) == ["a-open", "b"]
 
         put(outbox, ended("a", result=b"{}"))
-        outbox.flush()
+        outbox.flush(0.0)
         step = outbox.next(0.0)
 
         assert step.batch == (SpanRecord(started("a"), ended("a", result=b"{}"), announced=True),)
@@ -167,7 +167,7 @@ class TestAnnouncing:
         """One create per finished span: no second call for a span that ends in time."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
 
         assert deliver(outbox, now=100.0) == ["a"]
 
@@ -178,7 +178,7 @@ class TestAnnouncing:
         step = outbox.next(1.0)
         put(outbox, ended("a"), InstanceFinished("run", 3_000, "complete"))
         outbox.resolve(Outcome(delivered=frozenset(keys(step))), 1.0, 0.5)
-        outbox.flush()
+        outbox.flush(0.0)
 
         assert deliver(outbox, 1.0) == ["a-end", "run-finish"]
         assert outbox.ledger[:4] == (2, 2, {}, 0)
@@ -190,7 +190,7 @@ class TestAnnouncing:
         outbox.next(1.0)
         outbox.resolve(Outcome(trouble="the answer was lost"), 1.0, 0.0)
         put(outbox, ended("a"), InstanceFinished("run", 3_000, "complete"))
-        outbox.flush()
+        outbox.flush(0.0)
 
         assert deliver(outbox, 2.0) == ["a-open", "a-end", "run-finish"]
 
@@ -201,7 +201,7 @@ class TestAnnouncing:
         outbox.next(1.0)
         outbox.resolve(Outcome(refused={"a-open": "refused: 422"}), 1.0, 0.5)
         put(outbox, ended("b"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
         step = outbox.next(1.0)
 
         assert [record.started.parent_id for record in step.batch] == [None]
@@ -213,7 +213,7 @@ class TestRefusal:
         """Its neighbours are delivered, and its children hang from the next span above."""
         outbox = Outbox(Limits(batch_size=2))
         put(outbox, started("a"), started("b", "a"), started("c", "b"), ended("c"), ended("b"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
         outbox.next(0.0)
         outbox.resolve(Outcome(delivered=frozenset("a"), refused={"b": "refused: 422"}), 0.0, 0.5)
         step = outbox.next(0.0)
@@ -225,7 +225,7 @@ class TestRefusal:
         """What waits, what is open and what is still to come of it are dropped and counted; others go on."""
         outbox = Outbox()
         put(outbox, registered(), started("a"), started("b"), ended("b"), started("z", run="other"), ended("z"))
-        outbox.flush()
+        outbox.flush(0.0)
         outbox.next(0.0)
         outbox.resolve(Outcome(refused={"run-register": "no"}, dead={"run": "instance no"}), 0.0, 0.5)
         put(outbox, ended("a"), started("c"), ended("c"), InstanceFinished("run", 3, "complete"))
@@ -239,7 +239,7 @@ class TestTrouble:
         """Waits are below 1, 2, 4 ... 30 seconds, and start anew after a success."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
         now, waits = 0.0, []
         for _ in range(8):
             assert isinstance(outbox.next(now), Send)
@@ -251,7 +251,7 @@ class TestTrouble:
         outbox.next(now)
         outbox.resolve(Outcome(delivered=frozenset("a")), now, 0.5)
         put(outbox, started("b"), ended("b"), now=now)
-        outbox.flush()
+        outbox.flush(0.0)
         outbox.next(now)
         outbox.resolve(Outcome(trouble="busy"), now, 0.5)
         assert outbox.next(now) == Wait(pytest.approx(0.5))
@@ -261,7 +261,7 @@ class TestTrouble:
         """The platform may ask for silence, but not for hours of it."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
         outbox.next(0.0)
         outbox.resolve(Outcome(trouble="busy", retry_after=asked), 0.0, 0.9)
         step = outbox.next(0.0)
@@ -272,7 +272,7 @@ class TestTrouble:
         """An exporter that settles nothing and says nothing is asked again after a pause."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
         outbox.next(0.0)
         outbox.resolve(Outcome(), 0.0, 0.5)
 
@@ -282,11 +282,24 @@ class TestTrouble:
         """Keys that were not in the batch are ignored."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"), started("b"), ended("b"))
-        outbox.flush()
+        outbox.flush(0.0)
         step = outbox.next(0.0)
         outbox.resolve(Outcome(delivered=frozenset({"x", *keys(step)}), refused={"y": "no"}), 0.0, 0.5)
 
         assert outbox.ledger[:4] == (2, 2, {}, 0)
+
+
+    def test_nowhere_to_go(self):
+        """With no destination a flush looks for one at once, and is over when there is none."""
+        outbox = Outbox()
+        put(outbox, started("a"), ended("a"))
+        for now in (0.0, 0.1):
+            ticket = outbox.flush(now)
+            assert not outbox.is_settled(ticket)
+            assert isinstance(outbox.next(now), Send)
+            outbox.resolve(Outcome(trouble="nowhere", reachable=False, nowhere=True), now, 0.9)
+            assert outbox.is_settled(ticket)
+            assert isinstance(outbox.next(now), Wait)
 
 
 class TestFull:
@@ -295,7 +308,7 @@ class TestFull:
         outbox = Outbox(Limits(buffer_bytes=40_000))
         for number in range(7):
             put(outbox, started(f"s{number}", payload=b"x" * 5_000), ended(f"s{number}", result=b"y" * 5_000))
-        outbox.flush()
+        outbox.flush(0.0)
         records = outbox.next(0.0).batch
 
         assert len(records) == 7
@@ -319,7 +332,7 @@ class TestFull:
         outbox = Outbox(Limits(buffer_bytes=100_000))
         for number in range(1_000):
             put(outbox, started(f"s{number}"), ended(f"s{number}"))
-        outbox.flush()
+        outbox.flush(0.0)
         deliver(outbox)
 
         assert outbox._bytes == 0
@@ -352,7 +365,7 @@ class TestClosing:
         """Closing tries once more at once, and gives up if nobody answers."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
         outbox.next(0.0)
         outbox.resolve(Outcome(trouble="refused", reachable=False), 0.0, 0.9)
         outbox.close(0.0, 5_000)
@@ -365,7 +378,7 @@ class TestClosing:
         """Retry-After holds while closing, too: the shell sees that it is longer than it will wait."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"))
-        outbox.flush()
+        outbox.flush(0.0)
         outbox.next(0.0)
         outbox.resolve(Outcome(trouble="busy", retry_after=60.0), 0.0, 0.9)
         outbox.close(1.0, 5_000)
@@ -376,7 +389,7 @@ class TestClosing:
         """What could not leave is dropped by the reason given; a late outcome changes nothing."""
         outbox = Outbox()
         put(outbox, started("a"), ended("a"), started("b"))
-        outbox.flush()
+        outbox.flush(0.0)
         outbox.next(0.0)
         outbox.abandon("exit")
         outbox.resolve(Outcome(delivered=frozenset("a")), 0.0, 0.5)
@@ -437,7 +450,7 @@ class Lifetimes(RuleBasedStateMachine):
 
     @rule()
     def flush(self):
-        self.outbox.flush()
+        self.outbox.flush(self.now)
 
     @rule()
     def close(self):

@@ -211,7 +211,7 @@ def test_an_exporter_that_raises(make, caplog, monkeypatch):
     put(worker, "a")
     assert worker.flush(20)[:4] == (1, 1, {}, 0)
     assert [record.message for record in caplog.records] == [
-        "Raising raised OSError: disk; records wait and are sent again",
+        "Raising raised OSError: disk; records wait in memory",
         "the platform takes records again",
     ]
 

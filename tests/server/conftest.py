@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
 
 from prefactor_trace import _ids
+from prefactor_trace._local import Destination
 from prefactor_trace.server import LocalPlatform
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = {
     "external_identifier": "schema-1",
@@ -36,7 +44,7 @@ _numbers = itertools.count()
 class Api:
     """The platform's API, spoken plainly. Every answer must be a JSON object with the status that is expected."""
 
-    def __init__(self, platform: LocalPlatform) -> None:
+    def __init__(self, platform: LocalPlatform | Destination) -> None:
         self.platform = platform
         self.http = httpx.Client(
             base_url=f"{platform.url}/api/v1/",
@@ -117,3 +125,49 @@ def api(tmp_path_factory):
 def speak():
     """Return what opens an Api to a platform of the test's own, for a block."""
     return Api
+
+
+class Served(NamedTuple):
+    """A `prefactor-trace serve` of its own process. *said*: what it has printed so far."""
+
+    process: subprocess.Popen[str]
+    state_dir: Path
+    viewer_url: str
+    said: str
+
+    @property
+    def destination(self) -> Destination:
+        url, token = self.viewer_url.split("/?token=")
+        return Destination(url, token)
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Return what starts `prefactor-trace serve` and waits until it has said where it is; stopped at the end."""
+    processes = []
+
+    def start(db: Path | None) -> Served:
+        state_dir = tmp_path / f"state-{len(processes)}"
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-W", "error", "-c", "from prefactor_trace.cli import main; main()"),
+                *("serve", "--port", "0"),
+                *(() if db is None else ("--db", str(db))),
+            ],
+            env=os.environ | {"PREFACTOR_STATE_DIR": str(state_dir)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        said = ""
+        while "Ctrl+C" not in said:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            said += line
+        return Served(process, state_dir, re.search(r"http://\S+", said).group(), said)
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate(timeout=10)

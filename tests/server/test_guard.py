@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from prefactor_trace.server import _guard
+from prefactor_trace.server import LocalPlatform, _guard
 
 JSON = {"Content-Type": "application/json"}
 MEBIBYTE = 1024 * 1024
@@ -103,8 +103,6 @@ class TestToken:
 
     def test_new_at_every_start(self, api, tmp_path):
         """Two platforms have two tokens, long enough that nobody guesses them."""
-        from prefactor_trace.server import LocalPlatform
-
         tokens = {LocalPlatform(tmp_path / "db").token for _ in range(3)} | {api.platform.token}
         assert len(tokens) == 4
         assert min(map(len, tokens)) >= 40
