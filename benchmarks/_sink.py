@@ -31,7 +31,7 @@ _NOT_ENDED = ("active", "pending")
 class Sink:
     """The sink's process, from `with` to its end. The process ends with ours, however ours ends."""
 
-    def __enter__(self) -> Sink:
+    def __enter__(self) -> Sink:  # noqa: PYI034 - `Self` is not in Python 3.10
         """Start the process and wait until it listens."""
         command = [sys.executable, os.path.abspath(__file__)]  # noqa: PTH100 - a path for a command line
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -184,7 +184,8 @@ class _Connection(asyncio.Protocol):
         answer = self._platform.answer(path, body)
         kind = b"application/x-protobuf" if path == "/v1/traces" else b"application/json"
         self._transport.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (kind, len(answer), answer)
+            b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (kind, len(answer), answer)
         )
 
 

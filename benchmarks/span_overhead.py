@@ -2,7 +2,7 @@
 
 The same calls are made undecorated, under `prefactor_trace`, under OpenTelemetry's SDK and under `prefactor-core`, in
 rounds of all four, so that noise meets all alike. Everything is really sent, to a process of its own on loopback
-(`_sink.py`), and counted there: a round that has lost a span stops the run. The garbage collector is left as it is.
+(`_sink.py`), and counted there: a run that has lost a span stops. The garbage collector is left as it is.
 
     python benchmarks/span_overhead.py [--check] [--quick]
 
@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import contextlib
 import functools
-import importlib.metadata
 import inspect
 import json
 import os
@@ -62,10 +61,9 @@ def read(document: str) -> dict[str, Any]:
     return {"characters": len(document)}
 
 
-_MESSAGES = [{"role": "user", "content": f"{number:03d} " + "all work and no play " * 10} for number in range(200)]
-SMALL = Workload(
-    "small call", search, ("refund policy", "customer-17", {"limit": 5, "language": "en"}), 2_000, 250, 10.0
-)
+_QUERY = ("refund policy", "customer-17", {"limit": 5, "language": "en"})
+_MESSAGES = [{"role": "user", "content": f"{n:03d} " + "all work and no play " * 10} for n in range(200)]
+SMALL = Workload("small call", search, _QUERY, 2_000, 250, 10.0)
 WORKLOADS = (
     SMALL,
     Workload("200 chat messages, 50 KB", chat, (_MESSAGES,), 300, 100, 60.0),
@@ -76,13 +74,6 @@ WORKLOADS = (
 
 class NotMeasuredError(Exception):
     """A number would be wrong: not everything that was recorded has arrived."""
-
-
-class Delivery(NamedTuple):
-    """What it took to record spans as fast as possible and see them all delivered."""
-
-    cpu: float  # µs of this process for a span, its sender included
-    per_second: float
 
 
 # -- the four: each times calls, and returns when everything has arrived -----------------------------------------
@@ -99,10 +90,18 @@ class Undecorated:
         pass
 
 
-class _Recorded:
-    """A library with a decorator and a sender thread."""
+class Delivery(NamedTuple):
+    """What it took to record spans as fast as possible and see them all delivered."""
+
+    cpu: float  # µs of this process for a span, its sender included
+    per_second: float
+
+
+class _Decorating:
+    """A library that records decorated calls and sends them from a thread of its own."""
 
     title: str
+    spans_of_a_run = 0  # besides those of the calls
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -115,21 +114,20 @@ class _Recorded:
         raise NotImplementedError
 
     def flush(self) -> None:
+        """Wait until the sink has acknowledged everything."""
         raise NotImplementedError
 
     def close(self) -> None:
         raise NotImplementedError
 
-    spans_of_a_run = 0
-
     @contextlib.contextmanager
     def delivered(self, calls: int) -> Iterator[None]:
-        """Open a run for so many calls; at the end, see that everything has arrived."""
+        """Open a run for so many calls; at its end, see that everything has arrived."""
         before = self._sink.counts()["spans"]
         with self.run():
             yield
         self.flush()
-        _require_all(self, calls + self.spans_of_a_run, self._sink.counts()["spans"] - before)
+        _require_all(self.title, calls + self.spans_of_a_run, self._sink.counts()["spans"] - before)
 
     def time(self, workload: Workload, calls: int, gap: float) -> list[int]:
         function = self.decorate(workload.function)
@@ -147,7 +145,7 @@ class _Recorded:
         return Delivery(cpu / calls * 1e6, calls / wall)
 
 
-class PrefactorTrace(_Recorded):
+class PrefactorTrace(_Decorating):
     title = "prefactor_trace"
 
     def __init__(self, sink: Sink) -> None:
@@ -162,14 +160,14 @@ class PrefactorTrace(_Recorded):
 
     def flush(self) -> None:
         ledger = self._tracer.flush(_FLUSH_SECONDS)
-        if ledger.dropped or ledger.notes:
-            raise NotMeasuredError(f"{self.title}: not everything was delivered whole: {ledger}")
+        if ledger.delivered != ledger.created or ledger.notes:  # a note can be: payload left out
+            raise NotMeasuredError(f"{self.title} has not delivered everything as recorded: {ledger}")
 
     def close(self) -> None:
         self._tracer.shutdown()
 
 
-class OpenTelemetry(_Recorded):
+class OpenTelemetry(_Decorating):
     """The SDK as instrumentations use it: arguments and result as JSON in string attributes."""
 
     title = "OpenTelemetry"
@@ -211,7 +209,7 @@ class OpenTelemetry(_Recorded):
 
 
 class PrefactorCore:
-    """The official SDK: the start of a span is a request the caller waits for, its finish a queued one."""
+    """The official SDK: the start of a span is a request that the caller waits for, its finish a queued one."""
 
     title = "prefactor-core"
 
@@ -228,7 +226,7 @@ class PrefactorCore:
         calls = max(3, calls // 10)  # it is slow enough to be measured with fewer
         before = self._sink.counts()["spans"]
         durations = asyncio.run(self._time(workload, calls, gap))
-        _require_all(self, calls, self._sink.counts()["spans"] - before)
+        _require_all(self.title, calls, self._sink.counts()["spans"] - before)
         return durations
 
     async def _time(self, workload: Workload, calls: int, gap: float) -> list[int]:
@@ -254,7 +252,7 @@ class PrefactorCore:
         pass
 
 
-def _time_calls(function: Callable[..., Any], arguments: tuple[Any, ...], calls: int, gap: float) -> list[int]:
+def _time_calls(function: Any, arguments: tuple[Any, ...], calls: int, gap: float) -> list[int]:
     clock, durations = time.perf_counter_ns, []
     for _ in range(calls):
         if gap:
@@ -269,37 +267,38 @@ def _names(function: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def _require_all(peer: Any, sent: int, arrived: int) -> None:
+def _require_all(title: str, sent: int, arrived: int) -> None:
     if arrived != sent:
-        raise NotMeasuredError(f"{peer.title}: {sent:,} spans were recorded, {arrived:,} have arrived")
+        raise NotMeasuredError(f"of {sent:,} spans recorded with {title}, {arrived:,} have arrived")
 
 
 # -- what is measured --------------------------------------------------------------------------------------------
 
 
 class Scale(NamedTuple):
-    """How much is measured. Not a matter of what, only of how well."""
+    """How much is measured: a matter of how well, not of what."""
 
     rounds: int
     share: float  # of each workload's calls
-    deliveries: int
     delivered: int
     recorded: tuple[int, ...]
 
+    def of(self, calls: int) -> int:
+        return max(5, int(calls * self.share))
 
-FULL = Scale(rounds=7, share=1.0, deliveries=3, delivered=20_000, recorded=(0, 10_000, 100_000))
-QUICK = Scale(rounds=2, share=0.05, deliveries=1, delivered=500, recorded=(0, 100, 1_000))
+
+FULL = Scale(rounds=7, share=1.0, delivered=20_000, recorded=(0, 10_000, 100_000))
+QUICK = Scale(rounds=1, share=0.05, delivered=500, recorded=(0, 100, 1_000))
 _DEPTHS = (1, 10, 100)
 
 
 class Row(NamedTuple):
-    """A line of the result. *values*: by library; *limit*: the budget, a lower one if *at_least*."""
+    """A line of the result. *values*: by library. *limit*: the budget; a lower one if *at_least*."""
 
     title: str
     values: dict[str, float]
     limit: float | None = None
     at_least: bool = False
-    unit: str = "µs"
 
     @property
     def verdict(self) -> str:
@@ -312,107 +311,99 @@ class Row(NamedTuple):
 
 def overhead(peers: list[Any], workload: Workload, scale: Scale) -> Iterator[Row]:
     """Measure what recording adds to a call of *workload*, over the undecorated call."""
-    hot, paced = (max(5, int(calls * scale.share)) for calls in (workload.hot_calls, workload.paced_calls))
-    ways: tuple[tuple[str, int, float, Callable[[list[int]], float], float | None], ...] = (
+    hot, paced = scale.of(workload.hot_calls), scale.of(workload.paced_calls)
+    rows = (
         ("hot loop, median", hot, 0.0, median, workload.budget),
         ("hot loop, mean", hot, 0.0, fmean, None),
         ("500 calls/s, median", paced, _GAP_SECONDS, median, None),
     )
-    added: dict[str, dict[str, list[float]]] = {title: {peer.title: [] for peer in peers} for title, *_ in ways}
+    added: dict[tuple[str, str], list[float]] = {}
     for peer in peers:
         peer.time(workload, 5, 0.0)  # opens connections, fills caches
     for _ in range(scale.rounds):
-        for calls, gap in ((hot, 0.0), (paced, _GAP_SECONDS)):
-            durations = [peer.time(workload, calls, gap) for peer in peers]
-            for title, _, its_gap, average, _ in ways:
-                if its_gap == gap:
-                    bare, *recorded = map(average, durations)
-                    for peer, value in zip(peers[1:], recorded, strict=True):
-                        added[title][peer.title].append((value - bare) / 1e3)
-    for title, _, _, _, budget in ways:
-        values = {peer.title: median(added[title][peer.title]) for peer in peers[1:]}
+        timed = {
+            way: [peer.time(workload, *way) for peer in peers] for way in ((hot, 0.0), (paced, _GAP_SECONDS))
+        }
+        for title, calls, gap, average, _ in rows:
+            bare, *recorded = map(average, timed[calls, gap])
+            for peer, nanoseconds in zip(peers[1:], recorded, strict=True):
+                added.setdefault((title, peer.title), []).append((nanoseconds - bare) / 1e3)
+    for title, _, _, _, budget in rows:
+        values = {peer.title: median(added[title, peer.title]) for peer in peers[1:]}
         yield Row(f"{workload.title}: {title}", values, budget)
 
 
 def delivery(peers: list[Any], scale: Scale) -> Iterator[Row]:
-    """Measure what the whole way takes, from the call to the acknowledgement."""
-    able = [peer for peer in peers if isinstance(peer, _Recorded)]
-    found: dict[str, list[Delivery]] = {peer.title: [] for peer in able}
-    for _ in range(scale.deliveries):
-        for peer in able:
-            found[peer.title].append(peer.deliver(SMALL, scale.delivered))
-    cpu = {title: median(each.cpu for each in all_) for title, all_ in found.items()}
-    rate = {title: median(each.per_second for each in all_) for title, all_ in found.items()}
-    yield Row("process CPU per delivered span", cpu, 40.0)
-    yield Row("delivered spans per second", rate, 10_000.0, at_least=True, unit="/s")
+    """Measure what the whole way takes, from the first call to the last acknowledgement."""
+    able = [peer for peer in peers if isinstance(peer, _Decorating)]
+    rounds = [[peer.deliver(SMALL, scale.delivered) for peer in able] for _ in range(scale.rounds)]
+    found = {peer.title: each for peer, each in zip(able, zip(*rounds, strict=True), strict=True)}
+    cpu = {title: median(one.cpu for one in each) for title, each in found.items()}
+    rate = {title: median(one.per_second for one in each) for title, each in found.items()}
+    yield Row("process CPU for a delivered span", cpu, 40.0)
+    yield Row("delivered spans per second, to the sink", rate, 10_000.0, at_least=True)
 
 
 def flatness(sink: Sink, scale: Scale) -> Iterator[Row]:
-    """Measure whether a call costs more the more there is: spans recorded in the run, spans it is in."""
-    calls = max(5, int(SMALL.hot_calls * scale.share))
+    """Measure whether a call costs more the more there is: spans recorded in the run, spans around the call."""
     after: list[list[float]] = []
     inside: list[list[float]] = []
     for _ in range(scale.rounds):
-        peer = PrefactorTrace(sink)  # nothing recorded yet
+        peer = PrefactorTrace(sink)  # a new one: it has recorded nothing yet
         call = peer.decorate(SMALL.function)
-        after.append(_after_recorded(peer, call, calls, scale.recorded))
-        inside.append([_inside(peer, call, calls, depth) for depth in _DEPTHS])
+        after.append(_after_recorded(peer, call, scale))
+        inside.append([_inside(peer, call, scale, depth) for depth in _DEPTHS])
         peer.close()
     yield from _growth("after {:,} spans", scale.recorded, after)
-    yield from _growth("{:,} deep", _DEPTHS, inside)
+    yield from _growth("at depth {:,}", _DEPTHS, inside)
 
 
-def _after_recorded(peer: PrefactorTrace, call: Any, calls: int, recorded: tuple[int, ...]) -> list[float]:
-    found, so_far = [], 0
+def _after_recorded(peer: PrefactorTrace, call: Any, scale: Scale) -> list[float]:
+    found, recorded = [], 0
     with peer.run():
-        for goal in recorded:
-            while so_far < goal:
-                lot = min(goal - so_far, 10_000)  # no more than the buffer holds
+        for goal in scale.recorded:
+            while recorded < goal:
+                lot = min(goal - recorded, 10_000)  # no more than the buffer holds
                 for _ in range(lot):
                     call(*SMALL.arguments)
                 peer.flush()
-                so_far += lot
-            found.append(median(_time_calls(call, SMALL.arguments, calls, 0.0)) / 1e3)
-            so_far += calls
+                recorded += lot
+            found.append(_median_of_a_call(call, scale))
             peer.flush()
     return found
 
 
-def _inside(peer: PrefactorTrace, call: Any, calls: int, depth: int) -> float:
+def _inside(peer: PrefactorTrace, call: Any, scale: Scale, depth: int) -> float:
     with peer.run(), contextlib.ExitStack() as around:
         for _ in range(depth - 1):
             around.enter_context(pt.span("level"))
-        found = median(_time_calls(call, SMALL.arguments, calls, 0.0)) / 1e3
+        found = _median_of_a_call(call, scale)
     peer.flush()
     return found
 
 
+def _median_of_a_call(call: Any, scale: Scale) -> float:
+    return median(_time_calls(call, SMALL.arguments, scale.of(SMALL.hot_calls), 0.0)) / 1e3
+
+
 def _growth(title: str, points: tuple[int, ...], rounds: list[list[float]]) -> Iterator[Row]:
-    costs = [median(each) for each in zip(*rounds, strict=True)]
+    # The quietest round of each: a neighbour on the same processor looks just like growth.
+    costs = [min(each) for each in zip(*rounds, strict=True)]
     for point, cost in zip(points, costs, strict=True):
         limit = None if point == points[0] else costs[0] * _FLAT
-        yield Row(f"small call {title.format(point)}: hot loop", {PrefactorTrace.title: cost}, limit)
+        yield Row(f"small call {title.format(point)}: hot loop, median", {PrefactorTrace.title: cost}, limit)
 
 
 # -- the result --------------------------------------------------------------------------------------------------
 
-
-def _print_head(peers: list[Any], scale: Scale) -> None:
-    versions = " ".join(
-        f"{package} {importlib.metadata.version(package)}"
-        for package in ("opentelemetry-sdk", "prefactor-core")
-        if package.partition("-")[0] in {peer.title.lower().partition("-")[0] for peer in peers}
-    )
-    print(f"prefactor_trace {pt.__version__} beside {versions or 'nothing'}")
-    print(f"Python {platform.python_version()}, {os.cpu_count()} processors, medians of {scale.rounds} rounds.")
-    print(f"OpenTelemetry: queue of {_OTEL_QUEUE:,} spans instead of 2,048, else it would drop them; all else default.")
-    print("It and prefactor-core send long strings whole; prefactor_trace cuts them, as configured by default.")
-    print("Calls: microseconds over the undecorated call. x: times the cost of prefactor_trace.")
-    print()
-    print(_LINE.format("", "prefactor_trace", "OpenTelemetry", "", "prefactor-core", "", "budget", ""))
-
-
-_LINE = "{:<49} {:>15} {:>14} {:>6} {:>14} {:>6} {:>9}  {}"
+_HEAD = f"""\
+prefactor_trace {pt.__version__}, Python {platform.python_version()}, {os.cpu_count()} processors.
+Times are in microseconds; those of calls are over the undecorated call. Medians of {{rounds}} rounds of all libraries.
+x: times the value of prefactor_trace. A mean has in it what a median hides: the sender and the garbage collector.
+OpenTelemetry has room for {_OTEL_QUEUE:,} spans instead of 2,048, else it would drop some; all else is its default.
+OpenTelemetry and prefactor-core send a long string whole; prefactor_trace cuts it at 10,000 characters, its default.
+"""
+_LINE = "{:<51} {:>15} {:>13} {:>8} {:>14} {:>8} {:>9}  {}"
 
 
 def _print_row(row: Row) -> None:
@@ -420,30 +411,34 @@ def _print_row(row: Row) -> None:
     cells = [row.title, _number(ours)]
     for title in (OpenTelemetry.title, PrefactorCore.title):
         value = row.values.get(title)
-        cells += ["", ""] if value is None else [_number(value), f"{value / ours:.2g}x"]
+        cells += ["", ""] if value is None else [_number(value), f"{_number(value / ours)}x"]
     sign = ">=" if row.at_least else "<="
     cells += ["" if row.limit is None else f"{sign} {_number(row.limit)}", row.verdict]
     print(_LINE.format(*cells).rstrip(), flush=True)
 
 
 def _number(value: float) -> str:
-    return f"{value:,.1f}" if abs(value) < 1_000 else f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def _open_peers(sink: Sink) -> list[Any]:
-    peers: list[Any] = [Undecorated(), PrefactorTrace(sink)]
-    for peer in (OpenTelemetry, PrefactorCore):
-        try:
-            peers.append(peer(sink))
-        except ImportError as error:
-            print(f"{peer.title} is not measured: {error}. `pip install 'prefactor-trace[dev]'` brings it.")
-    return peers
+def _open(kind: Any, sink: Sink) -> list[Any]:
+    try:
+        return [kind(sink)]
+    except ImportError as error:
+        print(f"{kind.title} is not measured: {error}. `make install` brings it.")
+        return []
 
 
 def _measure(scale: Scale) -> Iterator[Row]:
     with Sink() as sink:
-        peers = _open_peers(sink)
-        _print_head(peers, scale)
+        peers = [
+            Undecorated(),
+            PrefactorTrace(sink),
+            *_open(OpenTelemetry, sink),
+            *_open(PrefactorCore, sink),
+        ]
+        print(_HEAD.format(rounds=scale.rounds))
+        print(_LINE.format("", "prefactor_trace", "OpenTelemetry", "", "prefactor-core", "", "budget", ""))
         for workload in WORKLOADS:
             yield from overhead(peers, workload, scale)
         yield from delivery(peers, scale)
@@ -455,10 +450,10 @@ def _measure(scale: Scale) -> Iterator[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="What a recorded call costs, beside other libraries.")
     parser.add_argument("--check", action="store_true", help="end with status 1 if a budget is missed")
-    parser.add_argument("--quick", action="store_true", help="measure little: shows that it works, not what it costs")
+    parser.add_argument("--quick", action="store_true", help="measure little: shows that it works, no more")
     options = parser.parse_args()
     for name in list(os.environ):
-        if name.startswith(("PREFACTOR_", "OTEL_")):  # settings of whoever starts this are not what is measured
+        if name.startswith(("PREFACTOR_", "OTEL_")):  # what is measured are the defaults
             del os.environ[name]
     os.environ["NO_PROXY"] = "127.0.0.1"
     rows = []
@@ -469,9 +464,8 @@ def main() -> int:
     except NotMeasuredError as error:
         print(f"not measured: {error}")
         return 2
-    missed = [row.title for row in rows if row.verdict == "MISSED"]
-    print()
-    print(f"{len(missed)} of {sum(row.limit is not None for row in rows)} budgets missed")
+    missed = sum(row.verdict == "MISSED" for row in rows)
+    print(f"\n{missed} of {sum(row.limit is not None for row in rows)} budgets missed")
     return 1 if missed and options.check else 0
 
 

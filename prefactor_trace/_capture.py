@@ -457,11 +457,8 @@ def _clean(text: str) -> str:
 _SAFE_INT = 2**53 - 1  # what every JSON reader keeps exact
 _LONG_INT = 3_322  # bits of 1,000 digits; more take quadratic time, and Python refuses from 4,300 on
 _HASHED_BYTES = 16_384
-_ZONES = (
-    ("datetime", "timezone"),
-    ("zoneinfo", "ZoneInfo"),
-    ("pydantic_core", "TzInfo"),
-)  # their code is known
+# Zones whose code is known not to be the user's.
+_ZONES = (("datetime", "timezone"), ("zoneinfo", "ZoneInfo"), ("pydantic_core", "TzInfo"))
 
 
 def _string(value: object) -> object:
@@ -821,7 +818,8 @@ def _stack_lines(error: BaseException) -> list[str]:
             word, before = "while handling", _get(BaseException, "__context__")(chain_of[-1])
         if before is None or any(before is one for one in chain_of):
             break
-        lines.append(f"{word}: {_summary(before)}{','.join(['', *_frames(before)[-1:]])}")
+        place = [line.strip() for line in _frames(before)[-1:]]
+        lines.append(f"{word}: {' | '.join([_summary(before), *place])}")
         chain_of.append(before)
     return lines
 

@@ -156,16 +156,16 @@ class _Backend(httpcore.NetworkBackend):
         # One by one, because `socket.create_connection` would give each address the whole time; and with a share
         # for each, because a dead first one would leave no time for the others.
         addresses = _resolve(host, port)
-        for tried, address in enumerate(addresses, start=1):
-            share = self._deadline.left() / (len(addresses) - tried + 1)
+        while True:
+            address = addresses.pop(0)
+            share = self._deadline.left() / (len(addresses) + 1)
             try:
                 stream = self._backend.connect_tcp(address, port, share, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if tried == len(addresses):
+                if not addresses:
                     raise
             else:
                 return _Stream(stream, self._deadline)
-        raise httpcore.ConnectError(f"{host} has no address")
 
 
 def _resolve(host: str, port: int) -> list[str]:

@@ -59,6 +59,7 @@ class TracerCore:
         self._extra_schema = schema or _schema.Schema()
         hint = partition_hint(settings)
         self._partition = _ids.partition_of(hint) if hint else _ids.NO_PARTITION
+        self._is_partition_told = False
         self._listeners: weakref.WeakValueDictionary[str, Listener] = weakref.WeakValueDictionary()
         limits = Limits(settings.buffer_bytes, settings.batch_size, settings.batch_delay, settings.live_after)
         self._worker = Worker(
@@ -75,10 +76,8 @@ class TracerCore:
         return _ids.generate(self._partition)
 
     def wire_id(self, own_id: str) -> str:
-        """Return *own_id* in the account's partition, as far as it is known by now."""
-        if _ids.partition_of(own_id) != _ids.NO_PARTITION:
-            return own_id
-        return _ids.with_partition(own_id, self._partition)
+        """Return *own_id* in the account's partition, if the platform has told it by now."""
+        return _ids.with_partition(own_id, self._partition) if self._is_partition_told else own_id
 
     def is_sampled(self) -> bool:
         """Decide whether a new run is recorded."""
@@ -150,6 +149,7 @@ class TracerCore:
     def _heard(self, outcome: Outcome) -> None:
         if outcome.partition is not None:
             self._partition = outcome.partition
+            self._is_partition_told = True
         for instance_id, wire_id in outcome.renamed.items():
             if (listener := self._listeners.get(instance_id)) is not None:
                 listener.heard_renamed(wire_id)

@@ -45,6 +45,7 @@ _FINAL_STATUSES = (400, 409, 413, 422)
 # Statuses of a bulk request that say there is no such call here; nobody has seen the live one take spans.
 _NO_SUCH_CALL = (404, 405, 501)
 _RENAMED_KEPT = 50_000
+NOT_SENDABLE = "not sendable: it cannot be written as JSON"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -120,7 +121,7 @@ class _Refusal(NamedTuple):
     reason: str
 
 
-_UNSENDABLE = _Refusal(0, "not sendable: it cannot be written as JSON")
+_NOT_SENDABLE = _Refusal(0, NOT_SENDABLE)
 _NO_BULK = _Refusal(0, "no bulk")
 
 
@@ -187,7 +188,7 @@ class _Delivery:
         try:
             body = register_body(record)
         except TypeError:  # a schema of what is not JSON
-            self._bury(record, _UNSENDABLE)
+            self._bury(record, _NOT_SENDABLE)
             return
         wire_id = self._learned.wire_id(record.instance_id)
         # An id without a partition is of no account: the platform makes one instead, and we learn from it.
@@ -276,7 +277,7 @@ class _Delivery:
         """Ask for *records* at once. A success has an output for the first of them at least."""
         body = _encode({"items": [bulk_item(each, self._details(each)) for each in records]})
         if body is None:
-            return _UNSENDABLE
+            return _NOT_SENDABLE
         answer = yield Request("bulk", body)
         if isinstance(answer, Response) and answer.status in _NO_SUCH_CALL:
             return _NO_BULK
@@ -370,7 +371,7 @@ class _Delivery:
     def _post(self, path: str, body: dict[str, Any]) -> _Exchange:
         encoded = _encode(body)
         if encoded is None:
-            return _UNSENDABLE
+            return _NOT_SENDABLE
         answer = yield Request(path, encoded)
         return _judge(answer)
 

@@ -237,11 +237,12 @@ class Worker:
         if not isinstance(step, Send):
             return step
         outcome = self._export(step)
+        # Before anybody who waits for it is told: what it says holds when a flush returns.
+        self._tell(outcome)
         self._heard(outcome)
         with self._progress:
             self._outbox.resolve(outcome, time.monotonic(), random.random())  # noqa: S311 - jitter
             self._progress.notify_all()
-        self._tell(outcome)
         return None
 
     def _export(self, step: Send) -> Outcome:

@@ -7,7 +7,6 @@ has not installed it is told how to.
 
 import importlib.util
 import os
-import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +31,7 @@ def main() -> None:
 def _application() -> "typer.Typer":
     import typer
 
+    default_db = _state_dir() / _DATABASE
     application = typer.Typer(
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
     )
@@ -59,9 +59,7 @@ def _application() -> "typer.Typer":
         port: Annotated[
             int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
         ] = 8700,
-        db: Annotated[
-            Path | None, typer.Option(help="Database file.  [default: in the state folder]", dir_okay=False)
-        ] = None,
+        db: Annotated[Path, typer.Option(help="Database file.", dir_okay=False)] = default_db,
     ) -> None:
         """Run the local platform: Prefactor's HTTP API and a web viewer, on this machine, over one SQLite file."""
         _serve(port, db)
@@ -69,7 +67,9 @@ def _application() -> "typer.Typer":
     return application
 
 
-def _serve(port: int, db: Path | None) -> None:
+def _serve(port: int, db: Path) -> None:
+    import sqlite3
+
     from prefactor_trace.server import NewerDatabaseError, serve
 
     state_dir = _state_dir()
@@ -78,7 +78,7 @@ def _serve(port: int, db: Path | None) -> None:
             f"A local platform is running already at {running.url}; stop it first (Ctrl+C in its terminal)."
         )
     try:
-        serve(port, db or state_dir / _DATABASE, state_dir)
+        serve(port, db, state_dir)
     except NewerDatabaseError as error:
         sys.exit(f"{error} (--db).")
     except (OSError, sqlite3.Error, _local.AlreadyRunningError) as error:

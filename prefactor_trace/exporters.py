@@ -21,6 +21,7 @@ from prefactor_trace._record import (
 )
 from prefactor_trace._version import __version__
 from prefactor_trace._wire import (
+    NOT_SENDABLE,
     Learned,
     bulk_item,
     deliver,
@@ -141,7 +142,7 @@ class FileExporter:
         self._append(b"".join(written.values()))
         return Outcome(
             delivered=frozenset(written),
-            refused=dict.fromkeys(lines.keys() - written.keys(), "not writable as JSON"),
+            refused=dict.fromkeys(lines.keys() - written.keys(), NOT_SENDABLE),
         )
 
     def close(self) -> None:

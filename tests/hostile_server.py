@@ -88,12 +88,19 @@ class HostileServer:
     """
 
     def __init__(
-        self, behaviour: Behaviour, *, host: str = "127.0.0.1", receive_buffer: int | None = None, port: int = 0
+        self,
+        behaviour: Behaviour,
+        *,
+        host: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+        port: int = 0,
     ) -> None:
         self._behaviour = behaviour
         self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if receive_buffer is not None:  # inherited by what is accepted; set later, it would not shrink the window
+        if (
+            receive_buffer is not None
+        ):  # inherited by what is accepted; set later, it would not shrink the window
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._listener.bind((host, port))
         self._listener.listen()

@@ -43,9 +43,9 @@ from prefactor_trace._network import Connection
 from prefactor_trace._wire import Response, Unreachable
 
 TOKEN = "token-that-nobody-else-may-see"
-TIMEOUT = 0.5
+TIMEOUT = 0.3
 # A fifth over the deadline is what a request may take; the rest is for a busy machine's threads to wake up.
-AT_MOST = TIMEOUT * 1.2 + 0.1
+AT_MOST = TIMEOUT * 1.2 + 0.25
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Accept-Encoding": "identity"}
 BIG = b"x" * 8_000_000
 
@@ -138,7 +138,7 @@ def test_answers_that_never_end_are_given_up_in_time(behaviour):
     """One deadline bounds the whole request: a byte now and then does not extend it."""
     with HostileServer(behaviour) as server, connected(server.url) as connection:
         answer, took = timed_post(connection)
-    assert answer == Unreachable("no whole answer within 0.5 s")
+    assert answer == Unreachable("no whole answer within 0.3 s")
     assert TIMEOUT * 0.9 < took < AT_MOST
 
 
@@ -151,51 +151,47 @@ def test_a_body_that_is_not_taken_is_given_up_in_time(behaviour, receive_buffer)
         connected(server.url) as connection,
     ):
         answer, took = timed_post(connection, BIG)
-    assert answer == Unreachable("no whole answer within 0.5 s")
+    assert answer == Unreachable("no whole answer within 0.3 s")
     assert TIMEOUT * 0.9 < took < AT_MOST
 
 
 def test_each_request_has_its_own_deadline():
     """Time that an earlier request took is not taken from the next one."""
 
-    def slow(request):
-        server.stopping.wait(TIMEOUT * 0.6)
+    def slow(_request):
+        server.stopping.wait(0.3)
         return response(200)
 
-    with HostileServer(answering(slow)) as server, connected(server.url) as connection:
+    with HostileServer(answering(slow)) as server, connected(server.url, timeout=0.8) as connection:
         assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
 
 
-def test_a_dead_address_does_not_hide_a_living_one(monkeypatch):
+@pytest.mark.parametrize(("names", "status"), [(["dead", "living"], 200), (["dead"] * 3, None)])
+def test_a_dead_address_does_not_hide_a_living_one(monkeypatch, names, status):
     """A name with several addresses: each gets its share of the time, and all together no more than the deadline."""
+    real = socket.getaddrinfo
     with HostileServer(always(200)) as server, black_hole(server.port) as hole:
-        # What a resolver would say of a host with one dead machine; the connections are real.
-        found = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, server.port)) for host in (hole, server.host)
-        ]
-        real = socket.getaddrinfo
-        monkeypatch.setattr(
-            socket,
-            "getaddrinfo",
-            lambda host, *more, **options: found if host == "platform.test" else real(host, *more, **options),
-        )
-        with connected(f"http://platform.test:{server.port}") as connection:
+        address = {"dead": hole, "living": server.host}
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address[each], 0)) for each in names]
+
+        def resolve(host, *more, **options):  # what a resolver says; the connections are real
+            return found if host == "platform.test" else real(host, *more, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        with connected(f"http://platform.test:{server.port}", timeout=0.6) as connection:
             answer, took = timed_post(connection)
-            assert answer.status == 200
-            assert took < AT_MOST
-            found.pop()
-            found *= 3
-        with connected(f"http://platform.test:{server.port}") as connection:
-            answer, took = timed_post(connection)
-            assert answer == Unreachable("no whole answer within 0.5 s")
-            assert took < AT_MOST
+    assert (answer.status if isinstance(answer, Response) else None) == status
+    assert took < 0.6 * 1.2 + 0.25
 
 
 @contextlib.contextmanager
 def black_hole(port):
     """Yield an address where connecting neither succeeds nor fails: its queue is full and nobody accepts."""
     with socket.socket() as listener, contextlib.ExitStack() as stack:
-        listener.bind(("127.0.0.2", port))
+        try:
+            listener.bind(("127.0.0.2", port))
+        except OSError:
+            pytest.skip("this system has one loopback address only")
         listener.listen(0)
         for _ in range(10):
             filler = stack.enter_context(socket.socket())
@@ -355,7 +351,8 @@ def test_a_proxy_is_used(scheme):
 
 
 @pytest.mark.parametrize(
-    ("userinfo", "credentials"), [("ada:pass%40word", b"ada:pass@word"), ("ada", b"ada:"), ("%C3%A9:x", b"\xc3\xa9:x")]
+    ("userinfo", "credentials"),
+    [("ada:pass%40word", b"ada:pass@word"), ("ada", b"ada:"), ("%C3%A9:x", b"\xc3\xa9:x")],
 )
 def test_a_proxy_gets_its_password(userinfo, credentials):
     """User name and password in the proxy's address are sent to the proxy as Basic authorization."""
@@ -393,12 +390,15 @@ def certificate(tmp_path_factory):
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
+    (folder / "openssl.cnf").write_text(
+        "[req]\ndistinguished_name=name\nx509_extensions=extensions\nprompt=no\n"
+        "[name]\nCN=127.0.0.1\n"
+        "[extensions]\nsubjectAltName=IP:127.0.0.1\nbasicConstraints=critical,CA:TRUE\n"
+        "keyUsage=critical,digitalSignature,keyCertSign\nsubjectKeyIdentifier=hash\n"
+    )
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -config openssl.cnf"
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "keyUsage=critical,digitalSignature,keyCertSign"],
-        check=True,
-        capture_output=True,
+        [openssl, *command.split(), "-keyout", key, "-out", cert], check=True, capture_output=True, cwd=folder
     )
     return cert, key
 
@@ -441,7 +441,7 @@ def test_deadlines_hold_over_tls(certificate, monkeypatch, behaviour):
     with HostileServer(over_tls(certificate, behaviour), receive_buffer=4_096) as server:
         with connected(server.url.replace("http", "https")) as connection:
             answer, took = timed_post(connection, BIG if behaviour is reading_slowly else b"{}")
-    assert answer == Unreachable("no whole answer within 0.5 s")
+    assert answer == Unreachable("no whole answer within 0.3 s")
     assert took < AT_MOST
 
 

@@ -21,8 +21,6 @@ from prefactor_trace._record import (
 )
 from prefactor_trace._schema import Schema
 
-_numbers = itertools.count(1)
-
 
 def registered(run="run"):
     return InstanceRegistered(run, b"{}", Schema())
@@ -403,6 +401,7 @@ class Lifetimes(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.outbox = Outbox(Limits(buffer_bytes=60_000, batch_size=5, batch_delay=0.5, live_after=2.0))
+        self.numbers = itertools.count(1)  # its own, with names that sort: the same draws must mean the same again
         self.now = 0.0
         self.closed = False
         self.runs = {}  # open run → its open spans, outermost first
@@ -415,7 +414,7 @@ class Lifetimes(RuleBasedStateMachine):
 
     @rule(tight=st.booleans())
     def begin_run(self, tight):
-        run = f"run{next(_numbers)}"
+        run = f"run{next(self.numbers):05}"
         self.runs[run] = []
         put(self.outbox, registered(run), InstanceStarted(run, 1), now=self.now)
 
@@ -424,7 +423,7 @@ class Lifetimes(RuleBasedStateMachine):
     def begin_span(self, data, size):
         run = data.draw(st.sampled_from(sorted(self.runs)))
         parent = data.draw(st.sampled_from([None, *self.runs[run]]))
-        span = f"span{next(_numbers)}"
+        span = f"span{next(self.numbers):05}"
         self.runs[run].append(span)
         self.born.add(span)
         put(self.outbox, started(span, parent, run, b"x" * size), now=self.now)

@@ -55,8 +55,12 @@ class Database:
             check_same_thread=False,
             cached_statements=256,
         )
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextlib.contextmanager

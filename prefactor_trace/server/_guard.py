@@ -29,9 +29,7 @@ from prefactor_trace.server._fields import Refusal
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY = (
-    16 * 1024 * 1024
-)  # bytes on the wire; the API's own limit is unpublished (contract section 13 no. 22)
+MAX_BODY = 16 * 1024 * 1024  # bytes on the wire; the API's own limit is unpublished
 MAX_INFLATED = 64 * 1024 * 1024
 MAX_RATIO = 100  # inflated to compressed; JSON of spans reaches about 30
 MAX_DEPTH = 64
@@ -66,9 +64,7 @@ class Guard:
         self._cookie = f"prefactor_trace_{port}"  # cookies are shared between the ports of a host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        assert scope["type"] == "http"  # the server is told to speak nothing else
         send = _with_security_headers(send)
         headers = Headers(scope=scope)
         try:
@@ -83,7 +79,7 @@ class Guard:
             response = refused(refusal)
         try:
             await (response or self._app)(scope, receive, send)
-        except Exception:  # it has been answered; raised further, it would only cost the client its connection
+        except Exception:  # answered already; raised further it would only cost the client its connection
             _log.exception("cannot answer %s %s", scope["method"], scope["path"])
 
     def _admit(self, scope: Scope, headers: Headers) -> Response | None:
@@ -124,7 +120,8 @@ class Guard:
         # Split by hand: `http.cookies` gives up at the first odd cookie, and other programs on localhost set odd ones.
         pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
         return any(
-            name == self._cookie and hmac.compare_digest(value.encode(), self._session) for name, _, value in pairs
+            name == self._cookie and hmac.compare_digest(value.encode(), self._session)
+            for name, _, value in pairs
         )
 
     def _check_change(self, scope: Scope, headers: Headers) -> None:

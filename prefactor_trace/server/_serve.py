@@ -138,6 +138,7 @@ class _Server(uvicorn.Server):
             )
         )
         self.settled = threading.Event()
+        self.failure: BaseException | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -147,6 +148,8 @@ class _Server(uvicorn.Server):
         """Serve on the calling thread until `should_exit`. `settled` is set when it answers, or never will."""
         try:
             asyncio.run(self.serve([listener]))
+        except BaseException as failure:  # raised again on the thread that waits for this one
+            self.failure = failure
         finally:
             self.settled.set()
 
@@ -159,12 +162,13 @@ def _running(application: ASGIApp, listener: socket.socket) -> Iterator[None]:
     thread.start()
     server.settled.wait()
     try:
-        if not server.started:
-            raise RuntimeError("the local platform did not start; the log tells why")
-        yield
+        if server.failure is None:
+            yield
     finally:
         server.should_exit = True
         thread.join()
+    if server.failure is not None:
+        raise server.failure
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from prefactor_trace.server import LocalPlatform
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from typing_extensions import Self
+
 SCHEMA = {
     "external_identifier": "schema-1",
     "span_type_schemas": [
@@ -55,7 +57,7 @@ class Api:
         self.account = self.get("account")["summaries"][0]
         self.partition = _ids.partition_of(self.account["id"])
 
-    def __enter__(self) -> Api:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,7 +152,13 @@ def serve(tmp_path):
         state_dir = tmp_path / f"state-{len(processes)}"
         process = subprocess.Popen(
             [
-                *(sys.executable, "-W", "error", "-c", "from prefactor_trace.cli import main; main()"),
+                *(
+                    sys.executable,
+                    "-W",
+                    "error::ResourceWarning",
+                    "-c",
+                    "from prefactor_trace.cli import main; main()",
+                ),
                 *("serve", "--port", "0"),
                 *(() if db is None else ("--db", str(db))),
             ],

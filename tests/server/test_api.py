@@ -17,7 +17,16 @@ from prefactor_trace.server._operations import OPERATIONS
 # The fields of each resource, as the API's documentation lists them.
 ACCOUNT = {"type", "id", "name", "inserted_at", "updated_at"}
 API_TOKEN = {
-    *("type", "id", "account_id", "token_scope", "status", "agent_id", "agent_deployment_id", "environment_id"),
+    *(
+        "type",
+        "id",
+        "account_id",
+        "token_scope",
+        "status",
+        "agent_id",
+        "agent_deployment_id",
+        "environment_id",
+    ),
     *("created_by_admin_user_id", "expires_at", "last_used_at", "inserted_at", "updated_at"),
 }
 ENVIRONMENT = {
@@ -95,7 +104,12 @@ class TestAround:
 
     def test_environment(self, api):
         """Environments can be made, read, changed and listed; null clears a description."""
-        details = {"name": "Staging", "description": "d", "purpose": "staging", "external_identifier": "stage"}
+        details = {
+            "name": "Staging",
+            "description": "d",
+            "purpose": "staging",
+            "external_identifier": "stage",
+        }
         made = api.post("environment", {"details": details})["details"]
         assert set(made) == ENVIRONMENT
         assert details.items() <= made.items()
@@ -127,7 +141,12 @@ class TestAgents:
         assert set(made) == AGENT
         assert details.items() <= made.items()
         assert made["status"] == "pending"
-        assert made["available_actions"] == {"update": True, "retire": True, "reinstate": False, "delete": True}
+        assert made["available_actions"] == {
+            "update": True,
+            "retire": True,
+            "reinstate": False,
+            "delete": True,
+        }
         assert api.get(f"agent/{made['id']}")["details"] == made
         assert api.get("agent/show", agent_id=made["id"])["details"] == made
         assert api.get("agent/show", external_identifier=details["external_identifier"])["details"] == made
@@ -197,7 +216,14 @@ class TestRegister:
         assert set(answer["agent_version"]) == AGENT_VERSION
         assert set(answer["agent_schema_version"]) == SCHEMA_VERSION
         assert (details["status"], details["purpose"], details["started_at"]) == ("pending", "eval", None)
-        for name in ("id", "account_id", "agent_id", "agent_version_id", "agent_deployment_id", "environment_id"):
+        for name in (
+            "id",
+            "account_id",
+            "agent_id",
+            "agent_version_id",
+            "agent_deployment_id",
+            "environment_id",
+        ):
             assert _ids.partition_of(details[name]) == api.partition
 
     def test_declared_types(self, api):
@@ -235,7 +261,10 @@ class TestRegister:
             ({"type": "text"}, "$.type: 'text' is not a type of JSON schema"),
             ({"type": ["string", 3]}, "$.type: 3 is not a type of JSON schema"),
             ({"properties": []}, "$.properties is not an object"),
-            ({"properties": {"a": {"type": "int"}}}, "$.properties.a.type: 'int' is not a type of JSON schema"),
+            (
+                {"properties": {"a": {"type": "int"}}},
+                "$.properties.a.type: 'int' is not a type of JSON schema",
+            ),
             ({"items": "string"}, "$.items is neither an object nor a boolean"),
             ({"anyOf": [{}, 1]}, "$.anyOf[1] is neither an object nor a boolean"),
             ({"allOf": {}}, "$.allOf is not a list"),
@@ -302,11 +331,18 @@ class TestRegister:
         agent = api.new_id()
         first = api.post("agent_instance/register", api.registration(agent_id=agent))
         schema = {"external_identifier": "schema-2", "span_type_schemas": []}
-        second = api.post("agent_instance/register", api.registration(agent_id=agent, agent_schema_version=schema))
-        third = api.post("agent_instance/register", api.registration(agent_id=agent, agent_schema_version=schema))
+        second = api.post(
+            "agent_instance/register", api.registration(agent_id=agent, agent_schema_version=schema)
+        )
+        third = api.post(
+            "agent_instance/register", api.registration(agent_id=agent, agent_schema_version=schema)
+        )
         versions = api.get("agent_version", agent_id=agent)["summaries"]
         assert [each["external_identifier_repeats"] for each in versions] == [0, 1]
-        assert [each["id"] for each in versions] == [first["agent_version"]["id"], second["agent_version"]["id"]]
+        assert [each["id"] for each in versions] == [
+            first["agent_version"]["id"],
+            second["agent_version"]["id"],
+        ]
         assert third["agent_version"]["id"] == second["agent_version"]["id"]
         schemas = api.get("agent_schema_version", agent_id=agent)["summaries"]
         assert [each["external_identifier"] for each in schemas] == ["schema-1", "schema-2"]
@@ -325,8 +361,15 @@ class TestRegister:
     def test_runtime_environment(self, api):
         """What the version says about its runtime is kept."""
         runtime = {"os": "linux", "runtime": "cpython@3.11", "prefactor_sdk": ["a@1"]}
-        version = {"name": "n", "external_identifier": "1", "description": "d", "runtime_environment": runtime}
-        answer = api.post("agent_instance/register", api.registration(agent_id=api.new_id(), agent_version=version))
+        version = {
+            "name": "n",
+            "external_identifier": "1",
+            "description": "d",
+            "runtime_environment": runtime,
+        }
+        answer = api.post(
+            "agent_instance/register", api.registration(agent_id=api.new_id(), agent_version=version)
+        )
         assert answer["agent_version"]["runtime_environment"] == runtime
         assert answer["agent_version"]["description"] == "d"
 
@@ -414,7 +457,15 @@ class TestInstances:
         api.post("agent_spans", {"details": later})
         details = api.get(f"agent_instance/{run}")["details"]
         assert details["span_counts"] == {
-            **{"total": 3, "pending": 0, "active": 1, "complete": 1, "failed": 1, "cancelled": 0, "finished": 2}
+            **{
+                "total": 3,
+                "pending": 0,
+                "active": 1,
+                "complete": 1,
+                "failed": 1,
+                "cancelled": 0,
+                "finished": 2,
+            }
         }
         assert details["span_schema_counts"] == {"by_name": {"test:llm": 2, "other": 1}}
         assert details["last_activity_span_at"] == "2029-12-31T23:00:00.000000Z"
@@ -517,6 +568,10 @@ class TestSpans:
         assert field in api.post("agent_spans", {"details": api.details(run) | change}, 422)["errors"]
         assert api.spans(run) == []
 
+    def test_details_are_an_object(self, api):
+        """What is no object describes no span."""
+        assert "details" in api.post("agent_spans", {"details": []}, 422)["errors"]
+
     def test_parents(self, api):
         """A parent must exist in the same run; a parent that is no PFID is kept as it was given."""
         run, other = api.run(), api.run()
@@ -585,7 +640,10 @@ class TestPages:
     def test_loop(self, api):
         """Following `next_page_offset` to its end sees every item once, in order."""
         run = api.run()
-        made = [api.span(run, started_at=f"2026-01-01T00:00:00.{number:06}Z")["details"]["id"] for number in range(7)]
+        made = [
+            api.span(run, started_at=f"2026-01-01T00:00:00.{number:06}Z")["details"]["id"]
+            for number in range(7)
+        ]
         seen, offset = [], 0
         while offset is not None:
             asked = {"pagination[offset]": offset, "pagination[page_size]": 3}
@@ -645,7 +703,9 @@ class TestAlwaysJson:
                 options = {} if operation.is_read else {"json": body}
                 assert api.call(operation.method, path[1:], 404, **options)["code"] == "not_found"
 
-    @pytest.mark.parametrize("path", ["", "nothing", "agent_spans/", "agent/a/b/c", "../v1", "%2e%2e", "bulk/x"])
+    @pytest.mark.parametrize(
+        "path", ["", "nothing", "agent_spans/", "agent/a/b/c", "../v1", "%2e%2e", "bulk/x"]
+    )
     def test_unknown_paths(self, api, path):
         """An address that does not exist answers 404."""
         assert api.get(path, 404)["code"] == "not_found"
@@ -658,7 +718,9 @@ class TestAlwaysJson:
         assert api.call("DELETE", "ping", 405)["status"] == "error"
         assert api.http.request("TRACE", "ping").json()["status"] == "error"
 
-    @pytest.mark.parametrize("body", [b"{", b"nonsense", b"[]", b"1", b'"text"', b"null", b'{"a":NaN}', b"\xff"])
+    @pytest.mark.parametrize(
+        "body", [b"{", b"nonsense", b"[]", b"1", b'"text"', b"null", b'{"a":NaN}', b"\xff"]
+    )
     def test_bodies_that_are_no_object(self, api, body):
         """A body that is no JSON object answers 400."""
         headers = {"Content-Type": "application/json"}

@@ -27,8 +27,15 @@ def test_a_whole_run(api):
     assert [output["status"] for output in outputs.values()] == ["success"] * 6
     ended = outputs[items[-1]["idempotency_key"]]["details"]
     assert (ended["status"], ended["span_counts"]["complete"]) == ("failed", 2)
-    assert ended["last_activity_span_at"] == api.get(f"agent_instance/{run}")["details"]["last_activity_span_at"]
-    assert set(outputs[items[0]["idempotency_key"]]) == {"status", "details", "agent_version", "agent_schema_version"}
+    assert (
+        ended["last_activity_span_at"] == api.get(f"agent_instance/{run}")["details"]["last_activity_span_at"]
+    )
+    assert set(outputs[items[0]["idempotency_key"]]) == {
+        "status",
+        "details",
+        "agent_version",
+        "agent_schema_version",
+    }
 
 
 def test_agents_and_environments(api):
@@ -40,7 +47,11 @@ def test_agents_and_environments(api):
     items = [
         item("agents/update", agent_id=agent, details={"name": "renamed"}),
         item("agents/show", agent_id=agent),
-        item("agents/list", pagination={"page_size": 1, "offset": 0}, sorting={"field": "id", "direction": "desc"}),
+        item(
+            "agents/list",
+            pagination={"page_size": 1, "offset": 0},
+            sorting={"field": "id", "direction": "desc"},
+        ),
         item("environments/update", environment_id=environment, details={"name": "renamed"}),
         item("environments/show", environment_id=environment),
         item("environments/list", account_id=api.account["id"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sqlite3
 import stat
 import threading
@@ -48,7 +47,8 @@ class TestKill:
         writer = threading.Thread(target=write_until_it_dies)
         writer.start()
         assert enough.wait(30)
-        server.process.send_signal(signal.SIGKILL)
+        server.process.kill()
+        server.process.wait(10)
         writer.join(30)
         assert _local.find(server.state_dir) is None
         with contextlib.closing(Store(db)) as store:
@@ -82,7 +82,9 @@ class TestMigrations:
             run = api.run()
             span = api.span(run)["details"]
         with contextlib.closing(sqlite3.connect(db)) as file:
-            for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").fetchall():
+            for (name,) in file.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+            ).fetchall():
                 file.execute(f"DROP INDEX {name}")
             file.execute("PRAGMA user_version = 1")
         with LocalPlatform(db) as platform, speak(platform) as api:
@@ -103,7 +105,9 @@ class TestMigrations:
                 file.execute(f"PRAGMA user_version = {version}")
             Store(path).close()
             with contextlib.closing(sqlite3.connect(path)) as file:
-                shapes.add(tuple(file.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()))
+                shapes.add(
+                    tuple(file.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall())
+                )
         assert len(shapes) == 1
 
     def test_newer_file(self, db):
@@ -112,7 +116,7 @@ class TestMigrations:
         with contextlib.closing(sqlite3.connect(db)) as file:
             file.execute("PRAGMA user_version = 99")
         before = db.read_bytes()
-        with pytest.raises(NewerDatabaseError, match="has version 99.*upgrade"):
+        with pytest.raises(NewerDatabaseError, match=r"has version 99.*upgrade"):
             Store(db)
         assert db.read_bytes() == before
 
@@ -136,8 +140,31 @@ class TestMigrations:
             Store(db)
         assert db.read_bytes() == before
 
+    def test_foreign_database(self, db):
+        """A database that only claims our version is refused, and let go of."""
+        db.parent.mkdir()
+        with contextlib.closing(sqlite3.connect(db)) as file:
+            file.execute(f"PRAGMA user_version = {_migrations.LATEST}")
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            Store(db)
+        db.unlink()
+
 
 class TestFile:
+    def test_full_disk(self, db, speak):
+        """When nothing more can be stored a write answers 500, what was acknowledged stays, and it can go on later."""
+        with LocalPlatform(db) as platform, speak(platform) as api:
+            run = api.run()
+            kept = api.span(run)["details"]
+            writer = platform.store._database._writer
+            pages = writer.execute("PRAGMA page_count").fetchone()[0]
+            writer.execute(f"PRAGMA max_page_count = {pages}")
+            assert api.span(run, 500, payload={"text": "x" * 100_000})["code"] == "internal_error"
+            assert api.spans(run) == [{**kept, "risk_level": None, "risk_score": None}]
+            writer.execute(f"PRAGMA max_page_count = {2**30}")
+            api.span(run, payload={"text": "x" * 100_000})
+            assert len(api.spans(run)) == 2
+
     @pytest.mark.skipif(os.name != "posix", reason="Windows has other permissions")
     def test_for_its_owner_alone(self, db):
         """Nobody else on the machine can read the file, nor what stands beside it while it is open."""
@@ -176,10 +203,15 @@ class TestFile:
     def test_undone_when_it_fails(self, db):
         """A transaction that raises leaves nothing behind, and the next one works."""
         database = Database(db)
-        try:
-            with pytest.raises(KeyError), database.writing() as writer:
+
+        def fail():
+            with database.writing() as writer:
                 writer.execute("INSERT INTO accounts VALUES ('a', 'n', 't', 't')")
                 raise KeyError
+
+        try:
+            with pytest.raises(KeyError):
+                fail()
             with database.writing() as writer:
                 assert writer.execute("SELECT count(*) FROM accounts").fetchone() == (0,)
         finally:
@@ -191,5 +223,8 @@ class TestFile:
             run = first.run()
             span = second.span(run)["details"]["id"]
             first.post(f"agent_instance/{run}/terminate", {"reason": "stop"})
-            assert second.post(f"agent_spans/{span}/finish")["control"] == {"terminate": True, "reason": "stop"}
+            assert second.post(f"agent_spans/{span}/finish")["control"] == {
+                "terminate": True,
+                "reason": "stop",
+            }
             assert second.span(run)["control"]["reason"] == "stop"

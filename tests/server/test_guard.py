@@ -36,7 +36,9 @@ def viewer(api):
 def raw(api, request: bytes) -> bytes:
     """Send bytes that no HTTP library would, and return the answer."""
     address = urlsplit(api.platform.url)
-    with contextlib.closing(socket.create_connection((address.hostname, address.port), timeout=10)) as connection:
+    with contextlib.closing(
+        socket.create_connection((address.hostname, address.port), timeout=10)
+    ) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as answer:
             return answer.readline()
@@ -52,8 +54,20 @@ class TestHost:
     @pytest.mark.parametrize(
         "host",
         [
-            *("evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "localhost", "127.0.0.1:{port}."),
-            *("127.0.0.2:{port}", "0.0.0.0:{port}", "localhost.evil.example:{port}", "localhost:{port}@evil.example"),
+            *(
+                "evil.example",
+                "evil.example:{port}",
+                "127.0.0.1",
+                "127.0.0.1:1",
+                "localhost",
+                "127.0.0.1:{port}.",
+            ),
+            *(
+                "127.0.0.2:{port}",
+                "0.0.0.0:{port}",
+                "localhost.evil.example:{port}",
+                "localhost:{port}@evil.example",
+            ),
             *("127.0.0.1:{port},evil.example", ""),
         ],
     )
@@ -128,13 +142,21 @@ class TestViewer:
         target = f"//evil.example/%2e%2e?token={api.platform.token}".encode()
         host = urlsplit(api.platform.url).netloc.encode()
         address = urlsplit(api.platform.url)
-        with contextlib.closing(socket.create_connection((address.hostname, address.port), timeout=10)) as connection:
-            connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+        with contextlib.closing(
+            socket.create_connection((address.hostname, address.port), timeout=10)
+        ) as connection:
+            connection.sendall(
+                b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
+            )
             with connection.makefile("rb") as answer:
-                (location,) = [line for line in answer.read().splitlines() if line.lower().startswith(b"location:")]
+                (location,) = [
+                    line for line in answer.read().splitlines() if line.lower().startswith(b"location:")
+                ]
         assert location == b"location: /evil.example/.."
 
-    @pytest.mark.parametrize("path", ["/", "/agents/x", "/static/viewer.css", "/nothing", "/?token=wrong", "/?token="])
+    @pytest.mark.parametrize(
+        "path", ["/", "/agents/x", "/static/viewer.css", "/nothing", "/?token=wrong", "/?token="]
+    )
     def test_without_cookie(self, stranger, path):
         """Without the cookie there is a page that says where to find the key, and nothing else."""
         answer = stranger.get(path)
@@ -157,7 +179,12 @@ class TestViewer:
         run = api.run()
         form = {"data": {"reason": "r"}}
         port = urlsplit(api.platform.url).port
-        for origin in ("http://evil.example", "null", f"http://127.0.0.1:{port + 1}", f"https://127.0.0.1:{port}"):
+        for origin in (
+            "http://evil.example",
+            "null",
+            f"http://127.0.0.1:{port + 1}",
+            f"https://127.0.0.1:{port}",
+        ):
             answer = viewer.post(f"/instances/{run}/terminate", headers={"Origin": origin}, **form)
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert api.get(f"agent_instance/{run}")["details"]["status"] == "active"
@@ -190,13 +217,18 @@ class TestChanges:
         assert answer.status_code == 401
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
-    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+    @pytest.mark.parametrize(
+        "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+    )
     def test_content_type(self, api, kind):
         """What a web page can send without asking is not taken for JSON."""
         run = api.run()
         body = json.dumps({"details": api.details(run)})
         headers = {"Content-Type": kind} if kind else {}
-        assert api.call("POST", "agent_spans", 415, content=body, headers=headers)["code"] == "unsupported_media_type"
+        assert (
+            api.call("POST", "agent_spans", 415, content=body, headers=headers)["code"]
+            == "unsupported_media_type"
+        )
         chunked = api.call("POST", "agent_spans", 415, content=iter([body.encode()]), headers=headers)
         assert chunked["code"] == "unsupported_media_type"
         assert api.spans(run) == []
@@ -204,7 +236,12 @@ class TestChanges:
     def test_json_by_any_spelling(self, api):
         """Parameters and case of the content type do not matter, and an empty body needs none."""
         run = api.register()["id"]
-        api.call("POST", f"agent_instance/{run}/start", content=b"{}", headers={"Content-Type": "Application/JSON; a=b"})
+        api.call(
+            "POST",
+            f"agent_instance/{run}/start",
+            content=b"{}",
+            headers={"Content-Type": "Application/JSON; a=b"},
+        )
         api.call("POST", f"agent_instance/{run}/finish")
 
     def test_headers(self, api, viewer):
@@ -237,6 +274,19 @@ class TestBodies:
         run = api.run()
         self.send(api, 200, self.body(api, run, text="x" * 8 * MEBIBYTE))
         assert api.spans(run)[0]["payload_byte_size_estimate"] > 8 * MEBIBYTE
+
+    def test_hanging_up(self, api):
+        """A client that goes away in the middle of a body leaves nothing behind."""
+        run = api.run()
+        head = f"POST /api/v1/agent_spans HTTP/1.1\r\nHost: {urlsplit(api.platform.url).netloc}\r\n"
+        head += f"Authorization: Bearer {api.platform.token}\r\nContent-Type: application/json\r\n"
+        body = self.body(api, run)
+        address = urlsplit(api.platform.url)
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            connection.sendall(f"{head}Content-Length: {len(body) + 1}\r\n\r\n".encode() + body)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1)  # until the server has let go as well
+        assert api.spans(run) == []
 
     @pytest.mark.parametrize("chunked", [False, True])
     def test_too_large(self, api, chunked):
@@ -298,7 +348,7 @@ class TestBodies:
             value = opening * times + "1" + closing * times
             return self.body(api, run, a=0).replace(b'"a": 0', f'"a": {value}'.encode())
 
-        self.send(api, 200, nested(_guard.MAX_DEPTH - 1))
+        self.send(api, 200, nested(_guard.MAX_DEPTH if levels == 1 else _guard.MAX_DEPTH - 1))
         for depth in (_guard.MAX_DEPTH + 2, 1_000, 100_000):
             assert self.send(api, 400, nested(depth))["code"] == "bad_request"
         assert len(api.spans(run)) == 1
@@ -306,13 +356,15 @@ class TestBodies:
     def test_brackets_in_text(self, api):
         """Brackets inside of strings are no nesting, whatever stands around them, and hide none."""
         run = api.run()
-        text = '[{' * 500 + '"\\' + "]" * 7 + "\\\\" + '"[' * 80
+        text = "[{" * 500 + '"\\' + "]" * 7 + "\\\\" + '"[' * 80
         self.send(api, 200, self.body(api, run, text=text, more=[text, {text: text}]))
         assert api.spans(run)[0]["payload"] == {"text": text, "more": [text, {text: text}]}
         hidden = '["]",' * 200 + "1" + "]" * 200
         self.send(api, 400, self.body(api, run, a=0).replace(b'"a": 0', f'"a": {hidden}'.encode()))
 
-    @pytest.mark.parametrize("body", ["[" * 100, "]" * 100, "{" * 1_000_000, '"' + "[" * 100, '"\\' * 100 + "[" * 100])
+    @pytest.mark.parametrize(
+        "body", ["[" * 100, "]" * 100, "{" * 1_000_000, '"' + "[" * 100, '"\\' * 100 + "[" * 100]
+    )
     def test_brackets_that_do_not_match(self, api, body):
         """Nonsense is refused as nonsense."""
         assert self.send(api, 400, body.encode())["code"] == "bad_request"

@@ -34,7 +34,10 @@ class TestInstances:
         again = [send(*each) for each in sent]
         assert [answer["details"] for answer in again] == [answer["details"] for answer in first]
         assert [set(answer) for answer in again] == [set(answer) for answer in first]
-        assert api.get("agent_instance", agent_id=first[0]["details"]["agent_id"])["pagination"]["item_count"] == 1
+        assert (
+            api.get("agent_instance", agent_id=first[0]["details"]["agent_id"])["pagination"]["item_count"]
+            == 1
+        )
 
     def test_single_and_bulk_are_one(self, api):
         """A key means the same whether the request came alone or in bulk."""
@@ -48,7 +51,10 @@ class TestInstances:
         run, key = api.run(), new_key()
         path = f"agent_instance/{run}/finish"
         api.post(path, {"status": "failed", "idempotency_key": key})
-        assert api.post(path, {"status": "complete", "idempotency_key": key}, 409)["code"] == "idempotency_conflict"
+        assert (
+            api.post(path, {"status": "complete", "idempotency_key": key}, 409)["code"]
+            == "idempotency_conflict"
+        )
         other = api.run()
         answer = api.post(f"agent_instance/{other}/finish", {"status": "failed", "idempotency_key": key}, 409)
         assert answer["code"] == "idempotency_conflict"
@@ -183,7 +189,11 @@ class TestSpanFinish:
         span = api.span(api.run())["details"]["id"]
         body = {"result_payload": {"a": 1}, "idempotency_key": new_key()}
         api.post(f"agent_spans/{span}/finish", body)
-        for change in ({"result_payload": {"a": 2}}, {"status": "failed"}, {"timestamp": "2026-01-01T00:00:00Z"}):
+        for change in (
+            {"result_payload": {"a": 2}},
+            {"status": "failed"},
+            {"timestamp": "2026-01-01T00:00:00Z"},
+        ):
             answer = api.post(f"agent_spans/{span}/finish", body | change, 409)
             assert answer["code"] == "idempotency_conflict"
 

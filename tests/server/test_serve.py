@@ -15,16 +15,19 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 
 from prefactor_trace import _local
 from prefactor_trace._version import __version__
-from prefactor_trace.server import LocalPlatform
+from prefactor_trace.server import LocalPlatform, _serve
 
 COMMAND = [sys.executable, "-c", "from prefactor_trace.cli import main; main()"]
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False, **options)
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False, **options
+    )
 
 
 class TestLocalPlatform:
@@ -35,7 +38,9 @@ class TestLocalPlatform:
         for _ in range(2):
             with platform, speak(platform) as api:
                 api.get("ping")
-                assert httpx.get(platform.viewer_url, follow_redirects=True, trust_env=False).status_code == 200
+                assert (
+                    httpx.get(platform.viewer_url, follow_redirects=True, trust_env=False).status_code == 200
+                )
             with pytest.raises(httpx.ConnectError):
                 httpx.get(platform.url, trust_env=False)
         left = [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
@@ -80,7 +85,10 @@ class TestLocalPlatform:
         with LocalPlatform(tmp_path / "db") as platform:
             port = urlsplit(platform.url).port
             assert urlsplit(platform.url).hostname == "127.0.0.1"
-            with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.2", port), timeout=5):
+            with (
+                pytest.raises(OSError, match="refused"),
+                socket.create_connection(("127.0.0.2", port), timeout=5),
+            ):
                 pass
 
     def test_port_taken(self, tmp_path):
@@ -88,6 +96,13 @@ class TestLocalPlatform:
         with LocalPlatform(tmp_path / "a") as platform, pytest.raises(OSError, match="in use"):
             LocalPlatform(tmp_path / "b", port=urlsplit(platform.url).port).__enter__()
         assert not (tmp_path / "b").exists()
+
+    def test_failing_to_start(self):
+        """If the server cannot run, who started it gets the reason, at once."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.close()
+        with pytest.raises(OSError, match="Bad file descriptor"), _serve._running(Starlette(), listener):
+            pytest.fail("it runs")
 
     def test_announced(self, tmp_path):
         """With a state folder, the library finds it for as long as it runs, and only one is announced at a time."""
@@ -199,7 +214,9 @@ class TestCommand:
     def test_extra_not_installed(self, missing):
         """Without the packages of the extra, the command says which extra to install."""
         code = f"import sys; sys.modules[{missing!r}] = None; from prefactor_trace.cli import main; main()"
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+        )
         assert (result.returncode, result.stdout) == (1, "")
         assert "pip install 'prefactor-trace[local]'" in result.stderr
 
@@ -209,5 +226,7 @@ class TestCommand:
             "import sys; from prefactor_trace import cli; "
             "print({'typer', 'uvicorn', 'starlette', 'rich', 'sqlite3'} & set(sys.modules))"
         )
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        )
         assert result.stdout == "set()\n"

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 FINISHED = ("complete", "failed", "cancelled")
 SPAN_STATES = ("pending", "active", *FINISHED)
@@ -116,7 +123,9 @@ def test_times_of_an_instance(api):
     run = api.register()["id"]
     started = api.post(f"agent_instance/{run}/start", {"timestamp": "2026-01-01T00:00:00Z"})["details"]
     assert started["started_at"] == "2026-01-01T00:00:00.000000Z"
-    ended = api.post(f"agent_instance/{run}/finish", {"timestamp": "2026-01-01T00:00:09Z", "status": None})["details"]
+    ended = api.post(f"agent_instance/{run}/finish", {"timestamp": "2026-01-01T00:00:09Z", "status": None})[
+        "details"
+    ]
     assert (ended["status"], ended["finished_at"]) == ("complete", "2026-01-01T00:00:09.000000Z")
     assert ended["started_at"] == started["started_at"]
     never = api.register()["id"]

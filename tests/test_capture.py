@@ -1,0 +1,970 @@
+"""Promises of `_capture`: any value becomes bounded JSON, quickly, and none of the user's code runs."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import json
+import math
+import pathlib
+import sys
+import threading
+import time
+import types
+import uuid
+import zoneinfo
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prefactor_trace import _capture
+from prefactor_trace._capture import DEFAULT, Limits, capture, capture_exception, capture_object
+
+PATIENT = DEFAULT._replace(max_seconds=10.0)  # for tests of other limits than the time
+SMALL = Limits(max_string=20, max_bytes=2_000, max_depth=4, max_seconds=10.0)
+
+
+def read(value: Any, limits: Limits = PATIENT) -> Any:
+    return json.loads(capture(value, limits))
+
+
+class Stranger:
+    """An object of no known kind. Beside a value, it makes that go the slow way."""
+
+
+NAME = f"{__name__}.Stranger"
+
+
+# ---- plain values ----------------------------------------------------------------------------------------------
+
+integers = st.integers(min_value=-(2**53) + 1, max_value=2**53 - 1)
+atoms = st.none() | st.booleans() | integers | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+plain_json = st.recursive(
+    atoms,
+    lambda inner: (
+        st.lists(inner, max_size=20) | st.dictionaries(st.text(), inner, max_size=20) | st.lists(atoms, min_size=13)
+    ),
+    max_leaves=60,
+)
+quick = settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+@quick
+@given(plain_json)
+def test_json_round_trips(value):
+    """JSON within the limits comes back exactly."""
+    assert read(value) == value
+
+
+@quick
+@given(plain_json)
+def test_json_round_trips_beside_a_stranger(value):
+    """The slow way keeps JSON as exactly as the fast one."""
+    assert read({"value": value, "other": Stranger()}) == {"value": value, "other": {"$type": NAME}}
+
+
+@pytest.mark.parametrize("count", [0, 1, 12, 13, 1_000])
+def test_both_sides_of_the_bulk_threshold(count):
+    """Short and long lists and dicts of every atom are kept alike."""
+    for atom in (None, True, 7, 1.5, "text", [], {}, [1], {"a": 1}, ("t",)):
+        expected = json.loads(json.dumps(atom))
+        assert read([atom] * count) == [expected] * count
+        assert read({str(n): atom for n in range(count)}) == {str(n): expected for n in range(count)}
+        assert read([atom, *[None, "x", 2.5, {"k": []}] * count]) == [expected, *[None, "x", 2.5, {"k": []}] * count]
+
+
+def test_a_snapshot_is_taken():
+    """What the caller does to a value afterwards is not in the record."""
+    messages = [{"role": "user", "content": "hello"}]
+    captured = capture({"messages": messages})
+    messages[0]["content"] = "changed"
+    messages.append({})
+    assert json.loads(captured) == {"messages": [{"role": "user", "content": "hello"}]}
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------
+
+
+def test_a_long_string_is_cut():
+    """Its beginning and its length stay, at any depth, on both ways, and its neighbours are whole."""
+    cut = {"$truncated": "x" * 20, "length": 21}
+    assert read("x" * 20, SMALL) == "x" * 20
+    assert read("x" * 21, SMALL) == cut
+    assert read({"a": [["x" * 21], "y"]}, SMALL) == {"a": [[cut], "y"]}
+    assert read([*["y"] * 20, "x" * 21], SMALL) == [*["y"] * 20, cut]
+
+
+def test_a_long_list_is_cut():
+    """The first items stay, then a marker names the length of the whole."""
+    for value in (list(range(100_000)), tuple(range(100_000)), [Stranger()] * 100_000, [1, Stranger()] * 50_000):
+        *kept, marker = read(value)
+        assert marker == {"$truncated": "items", "length": 100_000}
+        assert len(kept) > 1_000
+        assert kept == [{"$type": NAME} if type(item) is Stranger else item for item in value[: len(kept)]]
+
+
+def test_long_strings_together_are_cut():
+    """Strings that are each short enough are kept only as far as `max_bytes` reaches."""
+    for wrap in (list, lambda items: {str(n): item for n, item in enumerate(items)}):
+        captured = capture(wrap(["x" * 9_000] * 40), PATIENT)
+        assert 0.9 * DEFAULT.max_bytes < len(captured) < 1.1 * DEFAULT.max_bytes
+        assert b'"length":40' in captured
+
+
+def test_a_long_dict_is_cut():
+    """The first entries stay, and a marker names the number of all."""
+    kept = read({str(n): n for n in range(100_000)})
+    assert kept.pop("$truncated") == {"length": 100_000}
+    assert len(kept) > 1_000
+    assert kept == {str(n): n for n in range(len(kept))}
+
+
+def test_shallow_values_come_first():
+    """A huge first argument does not push out the ones behind it."""
+    captured = read({"huge": [[Stranger()] * 100] * 1_000, "query": "refund policy"})
+    assert captured["query"] == "refund policy"
+    assert captured["huge"][-1] == [{"$truncated": "items", "length": 100}]
+
+
+def test_depth_is_limited():
+    """Below `max_depth` containers the type's name stands, on both ways alike."""
+    assert read([[[[1]]]], SMALL) == [[[[1]]]]
+    assert read([[[[[]]]]], SMALL) == [[[[{"$truncated": "list"}]]]]
+    assert read([[[{"a": {"b": 1}}]]], SMALL) == [[[{"a": {"$truncated": "dict"}}]]]
+    assert read([[[[Stranger()]]]], SMALL) == [[[[{"$type": NAME}]]]]
+    wide: Any = [[[[[1]] * 20] * 20] * 20] * 20
+    assert read(wide, SMALL._replace(max_bytes=10**9))[0][0][0][0] == {"$truncated": "list"}
+
+
+def test_time_is_limited():
+    """With no time left the result says that it was cut."""
+    captured = read({"a": [Stranger()] * 10_000}, DEFAULT._replace(max_seconds=0.0))
+    assert captured["a"][-1] == {"$truncated": "items", "length": 10_000}
+
+
+@pytest.mark.parametrize("text", ["\0" * 9_000, "漢" * 9_000, "😀" * 9_000, '"' * 9_000, "\ud800" * 9_000])
+def test_characters_that_grow_are_bounded(text):
+    """The result is at most twice `max_bytes`, though a character can take six bytes."""
+    for value in ([text] * 25, [text] * 40, {"a": [text] * 40, "b": Stranger()}, {f"{n}{text}": n for n in range(40)}):
+        captured = capture(value, PATIENT)
+        assert 5_000 < len(captured) <= 2 * DEFAULT.max_bytes
+        assert json.loads(captured)
+
+
+def test_a_tiny_budget_still_gives_json():
+    """Even limits of nothing give valid JSON."""
+    for value in ("x" * 1_000, ["x"] * 1_000, {"a": Stranger()}, 1, None, Stranger()):
+        for size in (0, 1, 10, 100):
+            assert json.loads(capture(value, Limits(size, size, size, 0.0))) is not NotImplemented
+
+
+def test_a_list_in_itself_is_marked():
+    """A cycle is named where it closes; what merely stands twice is kept twice."""
+    loop: list[Any] = [1]
+    loop.append({"again": loop})
+    assert read(loop) == [1, {"again": {"$cycle": "list"}}]
+    node = Node(1)
+    node.next = node
+    assert read(node) == {"value": 1, "next": {"$cycle": f"{__name__}.Node"}}
+    twice = [Stranger()]
+    assert read([twice, twice]) == [[{"$type": NAME}]] * 2
+
+
+@dataclasses.dataclass
+class Node:
+    value: int
+    next: Any = None
+
+
+def test_a_lattice_does_not_explode():
+    """Forty lists, each holding the next one twice, are not unfolded to 2**40."""
+    lattice: list[Any] = []
+    for _ in range(40):
+        lattice = [lattice, lattice]
+    assert len(capture(lattice)) <= 2 * DEFAULT.max_bytes
+
+
+# ---- what each kind becomes ------------------------------------------------------------------------------------
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    PAIR = (1, "two")
+    STRANGE = Stranger()
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Word(str, enum.Enum):  # noqa: UP042 - the form before StrEnum
+    YES = "yes"
+
+
+class Bits(enum.Flag):
+    A = 1
+    B = 2
+
+
+class Point(NamedTuple):
+    x: int
+    y: Any
+
+
+@dataclasses.dataclass
+class Slotted:
+    __slots__ = ("name", "tags")
+    name: str
+    tags: list[str]
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Bag(dict[str, Any]):
+    pass
+
+
+class Moment(dt.datetime):
+    pass
+
+
+class OwnZone(dt.tzinfo):
+    def utcoffset(self, when):
+        raise SystemExit
+
+
+NOON = dt.datetime(2024, 5, 6, 12, 30, 0, 7)
+KINDS = [
+    (float("nan"), {"$float": "nan"}),
+    (float("inf"), {"$float": "inf"}),
+    ([1.5, float("-inf")], [1.5, {"$float": "-inf"}]),
+    ([0.5] * 20 + [float("nan")], [0.5] * 20 + [{"$float": "nan"}]),
+    (2**53 - 1, 2**53 - 1),
+    (2**53, {"$int": str(2**53)}),
+    (-(2**53), {"$int": str(-(2**53))}),
+    (10**999, {"$int": str(10**999)}),
+    (10**5_001, {"$int": {"bits": (10**5_001).bit_length()}}),
+    ("nul\0", "nul\0"),
+    ("a\ud800b", "a\\ud800b"),
+    ({"\udfff": "😀"}, {"\\udfff": "😀"}),
+    (b"abc", {"$bytes": 3, "sha256": "ba7816bf8f01cfea"}),
+    (bytearray(b"abc"), {"$bytes": 3, "sha256": "ba7816bf8f01cfea"}),
+    (memoryview(b"abc"), {"$bytes": 3, "sha256": "ba7816bf8f01cfea"}),
+    ({"b", "a", "c"}, ["a", "b", "c"]),
+    (frozenset({3, 1, 2}), [1, 2, 3]),
+    ({1.5}, [1.5]),
+    (range(3), [0, 1, 2]),
+    (collections.deque([1, Stranger()]), [1, {"$type": NAME}]),
+    (collections.OrderedDict(a=1), {"a": 1}),
+    (collections.defaultdict(list, a=[1]), {"a": [1]}),
+    (collections.Counter("aab"), {"a": 2, "b": 1}),
+    (types.MappingProxyType({"a": 1}), {"a": 1}),
+    (types.MappingProxyType(collections.ChainMap({})), {"$type": "collections.ChainMap"}),
+    (complex(1, -2), "(1-2j)"),
+    (NOON, "2024-05-06T12:30:00.000007"),
+    (NOON.replace(tzinfo=dt.timezone.utc), "2024-05-06T12:30:00.000007+00:00"),
+    (NOON.replace(tzinfo=zoneinfo.ZoneInfo("UTC")), "2024-05-06T12:30:00.000007+00:00"),
+    (NOON.replace(tzinfo=OwnZone()), {"$datetime": "2024-05-06T12:30:00.000007", "tzinfo": f"{__name__}.OwnZone"}),
+    (Moment(2024, 5, 6, tzinfo=dt.timezone.utc), "2024-05-06T00:00:00+00:00"),
+    (NOON.date(), "2024-05-06"),
+    (NOON.time(), "12:30:00.000007"),
+    (dt.time(1, 2, tzinfo=OwnZone()), {"$datetime": "01:02:00", "tzinfo": f"{__name__}.OwnZone"}),
+    (dt.timedelta(days=1, seconds=3.5), "P1DT3.5S"),
+    (dt.timedelta(seconds=-10), "-P0DT10S"),
+    (decimal.Decimal("1.10"), "1.10"),
+    (decimal.Decimal(10) ** 5_000 + 1, None),
+    (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+    (pathlib.PurePosixPath("/a/b"), "/a/b"),
+    (pathlib.PurePosixPath(Text("/a/b")), None),
+    (Colour.RED, "red"),
+    (Colour.PAIR, [1, "two"]),
+    (Colour.STRANGE, {"$type": NAME}),
+    (Level.HIGH, 3),
+    (Word.YES, "yes"),
+    (Bits.A | Bits.B, 3),
+    (Point(1, [2]), {"x": 1, "y": [2]}),
+    (Node(1), {"value": 1, "next": None}),
+    (Slotted("a", ["b"]), {"name": "a", "tags": ["b"]}),
+    (Text("text"), "text"),
+    (Bag(a=Text("b")), {"a": "b"}),
+    (ValueError("bad", 1), {"error_type": "ValueError", "message": "bad, 1"}),
+    (int, {"$type": "type", "name": "int"}),
+    (Colour, {"$type": "type", "name": f"{__name__}.Colour"}),
+    (json, {"$type": "module", "name": "json"}),
+    (json.loads, {"$type": "function", "name": "json.loads"}),
+    (len, {"$type": "function", "name": "len"}),
+    (NOON.isoformat, {"$type": "function", "name": "isoformat"}),
+    (Stranger(), {"$type": NAME}),
+    (threading.Lock(), None),
+    ((n for n in ()), {"$type": "generator"}),
+    (range(10**30), {"$unreadable": "range"}),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), KINDS, ids=lambda value: type(value).__name__)
+def test_each_kind(value, expected):
+    """Every known kind is data, text or a marker, at the top, in a list, and in a long list; never an error."""
+    captured = read(value)
+    assert captured == (captured if expected is None else expected)
+    assert read([value, 1]) == [captured, 1]
+    assert read({"a": [*[1] * 20, value]}) == {"a": [*[1] * 20, captured]}
+
+
+def test_keys_become_text():
+    """Keys that are no strings are readable and none is lost, whatever the order they clash in."""
+    strange = {None: 1, True: 2, 1.5: 3, (1, "a"): 4, NOON.date(): 5, Colour.RED: 6, 2**60: 7, Text("t"): 8}
+    assert read(strange) == {
+        "null": 1,
+        "true": 2,
+        "1.5": 3,
+        "(1, a)": 4,
+        "2024-05-06": 5,
+        "red": 6,
+        str(2**60): 7,
+        "t": 8,
+    }
+    assert read({1: "a", "1": "b"}) == read({"1": "b", 1: "a"}) == {"int:1": "a", "1": "b"}
+    three = {Stranger(): 1, Stranger(): 2, Stranger(): 3}
+    assert read(three) == {f"<{NAME}>": 1, f"{NAME}:<{NAME}>": 2, f"{NAME}:<{NAME}>#2": 3}
+    assert read({"k" * 21: 1}, SMALL) == {f"{'k' * 20}... (21 characters)": 1}
+
+
+def test_objects_always_come_out_as_objects():
+    """`capture_object` puts whatever is no JSON object under "output", also a marker that stands for a value."""
+    assert json.loads(capture_object({"$type": "mine"})) == {"$type": "mine"}
+    assert json.loads(capture_object(Node(1))) == {"value": 1, "next": None}
+    for value in (1, None, "text", [1], "x" * 20_000, Stranger(), float("nan")):
+        assert json.loads(capture_object(value)) == {"output": read(value)}
+
+
+def test_names_of_types_are_bounded():
+    """A type's own name cannot be used to send megabytes."""
+    kind = type("N" * 1_000_000, (), {"__module__": "m" * 1_000_000})
+    assert len(capture([kind(), kind])) < 2_000
+
+
+# ---- models of others ------------------------------------------------------------------------------------------
+
+
+def test_pydantic_models_are_read_without_running_them():
+    """Fields come from the instance; validators, computed fields and serializers stay alone, secrets hidden."""
+    pydantic = pytest.importorskip("pydantic")
+    calls: list[str] = []
+
+    class Inner(pydantic.BaseModel):
+        when: dt.datetime
+
+    class Model(pydantic.BaseModel):
+        model_config = {"extra": "allow"}
+        name: str
+        key: pydantic.SecretStr
+        keys: list[pydantic.SecretBytes]
+        inner: Inner
+        hidden: str = pydantic.Field("canary", exclude=True)
+        _private: str = "canary"
+
+        @pydantic.computed_field
+        @property
+        def computed(self) -> int:
+            calls.append("computed")
+            return 1
+
+        @pydantic.field_serializer("name")
+        def serialize_name(self, name: str) -> str:
+            calls.append("serializer")
+            return name
+
+        @pydantic.model_serializer(mode="wrap")
+        def serialize(self, handler: Any) -> Any:
+            calls.append("model serializer")
+            return handler(self)
+
+        def model_dump(self, **_: Any) -> Any:
+            calls.append("dump")
+
+    model = Model(
+        name="n", key="canary", keys=[b"canary"], inner={"when": "2024-05-06T12:30:00+02:00"}, extra_one=1
+    )
+    captured = capture([model, model.key])
+    assert calls == []
+    assert b"canary" not in captured
+    fields = {
+        "name": "n",
+        "key": "**********",
+        "keys": ["**********"],
+        "inner": {"when": "2024-05-06T12:30:00+02:00"},
+        "extra_one": 1,
+    }
+    assert json.loads(captured) == [fields, "**********"]
+
+
+def test_conditional_fields_of_pydantic_are_left_out():
+    """A condition for excluding a field is code, so the field is left out."""
+    pydantic = pytest.importorskip("pydantic", minversion="2.12")
+
+    class Model(pydantic.BaseModel):
+        shown: int = 1
+        maybe: str = pydantic.Field("canary", exclude_if=lambda _: sys.exit())
+
+    assert read(Model()) == {"shown": 1}
+
+
+def test_attrs_classes_are_objects():
+    """Fields of attrs classes are read from dict or slots."""
+    attrs = pytest.importorskip("attrs")
+    slotted = attrs.make_class("S", ["a", "b"], slots=True)
+    plain = attrs.make_class("P", ["a"], slots=False)
+    assert read([slotted(1, [2]), plain(3)]) == [{"a": 1, "b": [2]}, {"a": 3}]
+
+
+def test_fields_that_are_not_stored_are_left_out():
+    """A property that poses as a field, a deleted field and a class variable are not asked for."""
+
+    @dataclasses.dataclass
+    class Data:
+        name: str
+        count: int = 0
+
+    def ask(self):
+        raise SystemExit
+
+    data = Data("n")
+    Data.count = property(ask)  # type: ignore[assignment]
+    del data.__dict__["count"]
+    assert read(data) == {"name": "n"}
+    slotted = Slotted("a", [])
+    del slotted.tags
+    assert read(slotted) == {"name": "a"}
+
+
+# ---- no code of the user is run --------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Makes classes whose every method notes that it was called, and then raises what `except Exception` misses."""
+
+    KEEP = frozenset(
+        {"__new__", "__init__", "__init_subclass__", "__class_getitem__", "__subclasshook__", "__doc__", "__dict__"}
+        | {"__slots__", "__module__", "__qualname__", "__weakref__", "__del__", "__mro_entries__", "__name__"}
+    )
+    MORE = frozenset(
+        "__getattr__ __getattribute__ __class__ __len__ __iter__ __next__ __getitem__ __contains__ __bool__ __hash__"
+        " __eq__ __ne__ __lt__ __repr__ __str__ __format__ __index__ __int__ __float__ __bytes__ __buffer__ __call__"
+        " __length_hint__ __reversed__ __missing__ __dir__ __sizeof__ __reduce_ex__ __array__ __fspath__ __set_name__"
+        " __instancecheck__ __subclasscheck__ __prepare__ __get__ items keys values model_dump dict json isoformat"
+        " utcoffset dst tzname value name".split()
+    )
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.calls: list[str] = []
+
+    def trap(self, base: type, name: str) -> Any:
+        original = getattr(base, name, None)
+
+        def method(*args: Any, **options: Any) -> Any:
+            if self.armed:
+                self.calls.append(f"{base.__name__}.{name}")
+                raise SystemExit(name)
+            if original is None:
+                raise AttributeError(name)
+            return original(*args, **options)
+
+        if name == "__class__":
+            return property(lambda one: method(one) if self.armed else type(one))
+        return method
+
+    def subclass(self, base: Any, *, meta: Any = type, **more: Any) -> Any:
+        names = (set(dir(base)) | self.MORE) - self.KEEP
+        names = {name for name in names if callable(getattr(base, name, len)) or name in self.MORE}
+        if issubclass(base, type):
+            names -= {"__call__", "__prepare__", "__set_name__", "mro", "__get__"}
+        if not hasattr(base, "__get__"):
+            names -= {"__get__", "__set_name__", "__prepare__"}
+        space = {name: self.trap(base, name) for name in names}
+        return meta(f"Evil{base.__name__}", (base,), space | more)
+
+
+@pytest.fixture
+def recorder():
+    made = Recorder()
+    yield made
+    made.armed = False
+
+
+def hostile_values(recorder: Recorder) -> list[Any]:
+    meta = recorder.subclass(type)
+    bases: list[tuple[Any, tuple[Any, ...]]] = [
+        (object, ()),
+        (str, ("text",)),
+        (int, (7,)),
+        (float, (1.5,)),
+        (complex, (1j,)),
+        (bytes, (b"b",)),
+        (bytearray, (b"b",)),
+        (list, ([1, 2],)),
+        (tuple, ((1, 2),)),
+        (dict, ({"a": 1},)),
+        (set, ({1},)),
+        (frozenset, ({1},)),
+        (collections.deque, ([1],)),
+        (collections.OrderedDict, ({"a": 1},)),
+        (collections.defaultdict, (int, {"a": 1})),
+        (dt.datetime, (2024, 1, 1, 0, 0, 0, 0, zoneinfo.ZoneInfo("Europe/Berlin"))),
+        (dt.date, (2024, 1, 1)),
+        (dt.time, (1, 2)),
+        (dt.timedelta, (1,)),
+        (decimal.Decimal, ("1.5",)),
+        (uuid.UUID, ("12345678123456781234567812345678",)),
+        (pathlib.PurePosixPath, ("/a",)),
+        (types.ModuleType, ("module",)),
+        (ValueError, ("bad",)),
+        (Node, (1,)),
+        (Point, (1, 2)),
+        (Slotted, ("a", [])),
+    ]
+    values = []
+    for base, args in bases:
+        values.append(recorder.subclass(base)(*args))
+        values.append(recorder.subclass(base, meta=meta)(*args))
+    zone = recorder.subclass(dt.tzinfo)()
+    text, number = recorder.subclass(str)("role"), recorder.subclass(int)(5)
+    evil_object, evil_error = recorder.subclass(object), recorder.subclass(KeyError)
+    values += [
+        recorder.subclass(object, meta=meta),
+        meta,
+        dt.datetime(2024, 1, 1, tzinfo=zone),
+        dt.time(1, tzinfo=zone),
+        {text: text, number: number, (text, number): 1, evil_object(): 2},
+        [{"role": n} for n in range(20)] + [{text: 1}],
+        {evil_object() for _ in range(3)},
+        frozenset({text, number}),
+        {evil_object, recorder.subclass(object, meta=meta)},
+        evil_error(text, number, evil_object(), {text: evil_object()}),
+        types.MappingProxyType(recorder.subclass(collections.UserDict)()),
+        types.MappingProxyType(recorder.subclass(dict)(a=1)),
+        Node(evil_object(), recorder.subclass(list)([1])),
+        types.MethodType(evil_object(), evil_object()),
+        type("Named", (), {"__module__": evil_object(), "__qualname__": text})(),
+        [1] * 20 + [evil_object()],
+        [1.5] * 20 + [recorder.subclass(float)(1.5)],
+        ["a"] * 20 + [recorder.subclass(str)("a")],
+        [{"a": 1}] * 20 + [recorder.subclass(dict)(a=1)],
+        [[1]] * 20 + [recorder.subclass(list)([1])],
+    ]
+    for enum_base, member in ((enum.Enum, "v"), (enum.IntEnum, 1), (enum.Flag, 1)):
+        space = {"value": property(recorder.trap(object, "value")), "name": property(recorder.trap(object, "name"))}
+        traps = {name: recorder.trap(object, name) for name in ("__repr__", "__str__", "__bool__", "__len__")}
+        made = enum_base("Evil", {"ONE": member})  # type: ignore[call-overload]
+        for name, trap in {**space, **traps}.items():
+            type.__setattr__(made, name, trap)
+        values += [made.ONE, [made.ONE], {"a": made.ONE}, {made.ONE: 1}]
+    return values
+
+
+def test_no_code_of_the_user_runs(recorder):
+    """Every value of the corpus is captured in every position, and none of its methods is called."""
+    values = hostile_values(recorder)
+    holders = [{"neighbour": 1, "value": value, "list": [value], "deep": {"a": ({"b": value},)}} for value in values]
+    errors = [ValueError(value, "neighbour") for value in values]
+    encoded = []
+    recorder.armed = True
+    for value, holder, error in zip(values, holders, errors, strict=True):
+        encoded += [capture(value, PATIENT), capture(holder, PATIENT), capture_object(value, PATIENT)]
+        encoded.append(capture_exception(error, PATIENT))
+    together = capture(values, PATIENT)
+    recorder.armed = False
+    assert recorder.calls == []
+    assert len(json.loads(together)) == len(values)
+    assert all(isinstance(json.loads(one), (dict, list, str, int, float)) for one in encoded)
+    assert b"$unreadable" not in b"".join([*encoded, together])
+
+
+def test_subclasses_are_read_as_their_base(recorder):
+    """The data in a subclass of a built-in is recorded, whatever its methods would say."""
+    made = {
+        recorder.subclass(str)("text"): "text",
+        recorder.subclass(int)(7): 7,
+        recorder.subclass(float)(1.5): 1.5,
+        recorder.subclass(tuple)((1, 2)): [1, 2],
+        recorder.subclass(dt.date)(2024, 1, 1): "2024-01-01",
+    }
+    lists = [recorder.subclass(list)([1]), recorder.subclass(dict)(a=1), recorder.subclass(Node)(1)]
+    values, expected = [*made, *lists], [*made.values(), [1], {"a": 1}, {"value": 1, "next": None}]
+    recorder.armed = True
+    captured = capture(values, PATIENT)
+    recorder.armed = False
+    assert json.loads(captured) == expected
+
+
+def test_mocks_are_left_alone():
+    """A Mock, which answers to every attribute, is named and not asked."""
+    for made in (mock.Mock(), mock.MagicMock(), mock.NonCallableMagicMock(spec=dict)):
+        children = set(made.__dict__["_mock_children"])
+        assert read({"a": made})["a"] == {"$type": f"unittest.mock.{type(made).__mro__[1].__name__}"}
+        assert made.mock_calls == []
+        assert set(made.__dict__["_mock_children"]) == children
+
+
+def test_lazy_objects_are_not_evaluated():
+    """A query set is not run: neither its length, items, truth nor text is asked for."""
+    queries: list[str] = []
+
+    class QuerySet:
+        def run(self, *_: Any) -> Any:
+            queries.append("SELECT")
+            return iter([])
+
+        __iter__ = __len__ = __bool__ = __getitem__ = __repr__ = __str__ = __getattr__ = run
+
+    assert read({"rows": QuerySet()})["rows"]["$type"].endswith("QuerySet")
+    assert queries == []
+
+
+def test_iterators_are_not_consumed():
+    """A generator passed as an argument still yields everything afterwards."""
+    stream = (n for n in range(3))
+    capture({"stream": stream, "map": map(str, stream)})
+    assert list(stream) == [0, 1, 2]
+
+
+def test_the_value_is_not_changed():
+    """Capturing leaves the value as it was, also where it is cut or read in part."""
+    value = {"a": [1, Stranger()], "b": {1: [2]}, "c": list(range(100_000))}
+    copy = {"a": list(value["a"]), "b": {1: [2]}, "c": list(range(100_000))}
+    capture(value)
+    assert value == copy
+
+
+# ---- never an exception ----------------------------------------------------------------------------------------
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=2**60, max_value=2**4_000)
+    | st.floats()
+    | st.text(st.characters(exclude_categories=[]))
+    | st.text(min_size=30)
+    | st.binary()
+    | st.complex_numbers()
+    | st.decimals()
+    | st.uuids()
+    | st.datetimes(timezones=st.none() | st.timezones())
+    | st.datetimes().map(lambda when: when.replace(tzinfo=OwnZone()))
+    | st.dates()
+    | st.times()
+    | st.timedeltas()
+    | st.sampled_from([Colour.RED, Level.HIGH, Word.YES, Stranger, Stranger(), json, len, print])
+    | st.builds(ValueError, st.text(), st.integers()),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner, min_size=13)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.dates(), inner)
+        | st.builds(Node, inner, inner)
+        | st.builds(Point, st.integers(), inner)
+        | st.builds(collections.deque, st.lists(inner))
+        | st.builds(Bag, st.dictionaries(st.text(), inner))
+        | st.sets(st.integers() | st.text())
+        | st.builds(ValueError, inner)
+    ),
+    max_leaves=40,
+)
+
+
+@quick
+@given(anything, st.sampled_from([SMALL, Limits(5, 300, 2, 10.0), PATIENT]))
+def test_anything_gives_json_within_the_bound(value, limits):
+    """Whatever comes in, valid UTF-8 JSON of at most twice `max_bytes` comes out, and no exception."""
+    captured = capture(value, limits)
+    assert len(captured) <= 2 * limits.max_bytes
+    assert "$unreadable" not in captured.decode()
+    json.loads(captured, parse_constant=pytest.fail)
+    assert type(json.loads(capture_object(value, limits))) is dict
+
+
+def test_deep_values():
+    """5,000 containers inside each other end in a marker, without recursion."""
+    for wrap in (lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: (inner, Stranger()), Node):
+        value: Any = None
+        for _ in range(5_000):
+            value = wrap(value)
+        assert b'{"$truncated":"' in capture(value, PATIENT)
+        while value is not None:  # by hand: not every Python frees so deep a chain without recursion
+            value = value.value if type(value) is Node else next(iter(value.values() if type(value) is dict else value))
+
+
+@pytest.mark.parametrize("value", [{"a": [1, "b"]}, [Stranger()], {"a": Node([Stranger()])}])
+def test_an_exhausted_stack(value):
+    """With hardly a frame left there is still a result."""
+
+    def trivial(_: object) -> bytes:
+        return b"{}"
+
+    def call_at(depth: int, function: Any) -> bytes:
+        return function(value) if depth == 0 else call_at(depth - 1, function)
+
+    def reaches(depth: int) -> bool:
+        try:
+            call_at(depth, trivial)
+        except RecursionError:
+            return False
+        return True
+
+    call_at(10, capture)
+    limit = sys.getrecursionlimit()
+    deepest = next(depth for depth in range(limit, 0, -1) if reaches(depth))
+    for depth in range(deepest - 60, deepest + 1):
+        json.loads(call_at(depth, capture))
+
+
+def test_another_thread_changes_the_value():
+    """A dict and a list that change during the walk give valid JSON every time."""
+    shared: dict[Any, Any] = {str(n): n for n in range(50)}
+    items: list[Any] = list(range(50))
+    stop = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            shared[number % 97] = [number]
+            shared.pop((number * 7) % 97, None)
+            items.append(Stranger())
+            del items[: len(items) - 50]
+
+    thread = threading.Thread(target=change)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread.start()
+    try:
+        for _ in range(200):
+            captured = json.loads(capture({"dict": shared, "items": items, "stranger": Stranger()}, PATIENT))
+            assert captured["stranger"] == {"$type": NAME}
+            assert len(captured["dict"]) >= 50
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_container_that_changes_while_it_is_read(failures):
+    """It is read again in one go; if that fails too, it is marked and what surrounds it stays."""
+    left = [failures]
+
+    def entries(_: object) -> Any:
+        yield ("a", 1)
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("dictionary changed size during iteration")
+        yield ("b", 2)
+
+    rebuild = _capture._Rebuild(PATIENT, PATIENT.max_bytes)
+    opened = _capture._Open(object(), entries, 2, False)
+    target: dict[str, Any] = {}
+    rebuild.fill(_capture._Branch(object(), opened, target, 1, None))
+    assert target == ({"a": 1, "b": 2} if failures == 1 else {"$truncated": {"length": 2}})
+
+
+def test_one_bad_value_does_not_cost_its_neighbours():
+    """A value that cannot be read is marked where it stands."""
+    released = memoryview(bytearray(b"x"))
+    released.release()
+    assert read({"a": 1, "bad": [released, 2], "b": 3}) == {"a": 1, "bad": [{"$unreadable": "memoryview"}, 2], "b": 3}
+    assert read({released_key(): 1}) == {"<memoryview>": 1}
+
+
+def released_key() -> memoryview:
+    key = memoryview(b"x")
+    hash(key)  # is remembered, so that it can still be a key
+    key.release()
+    return key
+
+
+# ---- exceptions ------------------------------------------------------------------------------------------------
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as caught:  # noqa: BLE001
+        return caught
+
+
+def test_an_exception_is_flat_text():
+    """Type, message and the frames it passed, without source lines."""
+    captured = json.loads(capture_exception(raised(ValueError("bad input"))))
+    assert captured["error_type"] == "ValueError"
+    assert captured["message"] == "bad input"
+    first, frame, last = captured["stacktrace"].splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert frame.startswith(f'  File "{__file__[-120:]}", line ')
+    assert frame.endswith(", in raised")
+    assert last == "ValueError: bad input"
+    assert json.loads(capture_exception(ValueError()))["stacktrace"] == "ValueError: "
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("key"), "key"),
+        (KeyError(5), "5"),
+        (ValueError(), ""),
+        (ValueError("a", 1, None), "a, 1, null"),
+        (ValueError(Text("sub"), dt.date(2024, 5, 6)), "sub, 2024-05-06"),
+        (ValueError({"code": 1}), '{"code":1}'),
+        (FileNotFoundError(2, "No such file", "x.txt"), "[Errno 2] No such file: 'x.txt'"),
+        (OSError(5, "I/O"), "[Errno 5] I/O"),
+        (OSError("plain"), "plain"),
+        (ValueError("x" * 20_000), f"{'x' * 10_000}... (20000 characters)"),
+        (ValueError("lone \ud800"), "lone \\ud800"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"), None),
+    ],
+)
+def test_messages(error, message):
+    """The message is made of the arguments: strings as they are, anything else as it is captured."""
+    captured = json.loads(capture_exception(error))["message"]
+    assert captured == (captured if message is None else message)
+
+
+def test_exceptions_do_not_run_their_code(recorder):
+    """Neither the text nor the truth of an exception, its cause or its arguments is asked for."""
+    evil = recorder.subclass(ValueError, meta=recorder.subclass(type))
+    errors = [evil("message"), evil("cause"), evil("context"), evil(recorder.subclass(object)())]
+    errors[0].__cause__, errors[1].__context__, errors[2].__cause__ = errors[1], errors[2], errors[3]
+    recorder.armed = True
+    captured = capture_exception(errors[0])
+    recorder.armed = False
+    assert recorder.calls == []
+    assert json.loads(captured)["message"] == "message"
+    assert [line.split(":")[0] for line in json.loads(captured)["stacktrace"].splitlines()][1:] == [
+        "caused by",
+        "while handling",
+        "caused by",
+    ]
+
+
+def test_an_exception_in_itself():
+    """An exception that is its own argument, or its enum's value, ends in its type."""
+    error = ValueError("x")
+    error.args = (error,)
+    assert read([error]) == [{"error_type": "ValueError", "message": "<ValueError>"}]
+    assert json.loads(capture_exception(error))["message"] == '{"error_type":"ValueError","message":"<ValueError>"}'
+
+
+def test_causes_have_a_line_each():
+    """The chain is followed as Python prints it, and ends where it turns in a circle or becomes long."""
+    inner = raised(KeyError("inner\nline"))
+    lines = json.loads(capture_exception(raised(ValueError("outer"), inner)))["stacktrace"].splitlines()
+    assert lines[-1].startswith('caused by: KeyError: inner line | File "')
+    hidden = raised(ValueError("outer"), None)
+    hidden.__context__ = inner
+    assert "inner" not in json.loads(capture_exception(hidden))["stacktrace"]
+    inner.__context__ = inner.__cause__ = None
+    first, second = ValueError("1"), ValueError("2")
+    first.__cause__, second.__cause__ = second, first
+    assert json.loads(capture_exception(first))["stacktrace"].count("caused by") == 1
+    last: BaseException = ValueError()
+    for _ in range(100):
+        last = raised(ValueError("x"), last)
+    assert json.loads(capture_exception(last))["stacktrace"].count("caused by") == 8
+
+
+def test_long_tracebacks_are_bounded():
+    """The first and the last frames stay, and their number is told."""
+
+    def recurse(depth: int) -> None:
+        if depth:
+            recurse(depth - 1)
+        raise ValueError("bottom")
+
+    with pytest.raises(ValueError, match="bottom") as caught:
+        recurse(300)
+    error = caught.value
+    text = json.loads(capture_exception(error))["stacktrace"]
+    assert "  ... 272 more frames ..." in text
+    assert text.count("File") == 30
+    for _ in range(20):
+        error = raised(ValueError("x" * 1_000), error)
+    error.__traceback__ = caught.value.__traceback__
+    assert len(json.loads(capture_exception(error))["stacktrace"]) <= 8_000
+    with pytest.raises(RecursionError) as endless:
+        recurse(10**9)
+    assert len(capture_exception(endless.value)) < 20_000
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the built-in groups are new in Python 3.11")
+def test_groups_show_their_members():
+    """A group's message is its own; its members, also those of inner groups, have a line each, bounded."""
+    inner = ExceptionGroup("inner", [KeyError("b"), TypeError("c")])  # noqa: F821
+    captured = json.loads(capture_exception(ExceptionGroup("outer", [ValueError("a"), inner])))  # noqa: F821
+    assert captured["message"] == "outer"
+    assert captured["stacktrace"].splitlines() == [
+        "ExceptionGroup: outer",
+        "in the group: ValueError: a",
+        "in the group: KeyError: b",
+        "in the group: TypeError: c",
+    ]
+    many = ExceptionGroup("many", [ValueError(str(n)) for n in range(100_000)])  # noqa: F821
+    for _ in range(300):
+        many = ExceptionGroup("deep", [many])  # noqa: F821
+    assert len(capture_exception(many)) < 10_000
+
+
+# ---- speed: five times the budget, so that a busy machine does not fail the test -------------------------------
+
+
+def fastest(function: Any, repeats: int) -> float:
+    """Return the least seconds of CPU one call took."""
+    best = math.inf
+    for _ in range(repeats):
+        start = time.thread_time()
+        function()
+        best = min(best, time.thread_time() - start)
+    return best
+
+
+def test_a_small_call_is_cheap():
+    """Three small arguments: 1.3 µs."""
+    arguments = {"query": "hello", "k": "abc", "opts": {"a": 1}}
+    assert fastest(lambda: [capture(arguments) for _ in range(100)], 20) / 100 < 5 * 1.3e-6
+
+
+def test_chat_messages_are_cheap():
+    """200 chat messages, 50 KB: 45 µs."""
+    arguments = {"messages": [{"role": "user", "content": "x" * 240} for _ in range(200)]}
+    assert fastest(lambda: capture(arguments), 50) < 5 * 45e-6
+
+
+HUGE = {
+    "a list of ints": lambda: list(range(1_000_000)),
+    "a list of strangers": lambda: [Stranger()] * 1_000_000,
+    "a dict": lambda: dict.fromkeys(range(1_000_000)),
+    "a dict of strings": lambda: {str(n): "x" for n in range(1_000_000)},
+    "a set": lambda: set(range(1_000_000)),
+    "a long string": lambda: "x" * 50_000_000,
+    "a long string inside": lambda: [[{"a": ({"b": "x" * 50_000_000},)}]],
+    "a long key": lambda: {"x" * 50_000_000: 1},
+    "long bytes": lambda: bytes(50_000_000),
+    "a module": lambda: sys,
+    "embeddings": lambda: [[0.1 * n for n in range(1_536)]] * 20,
+    "lists of strangers": lambda: [[1, *[Stranger()] * 10_000]] * 1_000,
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_huge_values_take_bounded_time(name):
+    """No single value takes more than 2 ms."""
+    value = HUGE[name]()
+    capture(b"")  # imports what it needs
+    assert fastest(lambda: capture(value), 5) < 5 * 2e-3
