@@ -344,7 +344,7 @@ class _Rebuild:
         if tried and part is source:
             return None
         encoded = _encode_plain(part, self.limits, self.room, self.limits.max_depth - depth + 1)
-        if encoded is None or len(encoded) > self.room << 1:
+        if encoded is None:
             self.look_at_clock()  # to find out can take as long as a thousand values
             return None
         self.room -= len(encoded)

@@ -6,13 +6,14 @@ has not installed it is told how to.
 # No `from __future__ import annotations` here: typer reads the annotations, and they name things imported inside.
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from prefactor_trace import _local
+from prefactor_trace._settings import resolve
 from prefactor_trace._version import __version__
+from prefactor_trace.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import typer
@@ -25,13 +26,16 @@ def main() -> None:
     """Run the command that the arguments name."""
     if not all(importlib.util.find_spec(name) for name in _NEEDED):
         sys.exit("The local platform needs more packages:\n\n    pip install 'prefactor-trace[local]'\n")
-    _application()()
+    try:
+        settings = resolve({})
+    except ConfigurationError as error:
+        sys.exit(str(error))
+    _application(settings.state_dir)()
 
 
-def _application() -> "typer.Typer":
+def _application(state_dir: Path) -> "typer.Typer":
     import typer
 
-    default_db = _state_dir() / _DATABASE
     application = typer.Typer(
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
     )
@@ -59,20 +63,19 @@ def _application() -> "typer.Typer":
         port: Annotated[
             int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
         ] = 8700,
-        db: Annotated[Path, typer.Option(help="Database file.", dir_okay=False)] = default_db,
+        db: Annotated[Path, typer.Option(help="Database file.", dir_okay=False)] = state_dir / _DATABASE,
     ) -> None:
         """Run the local platform: Prefactor's HTTP API and a web viewer, on this machine, over one SQLite file."""
-        _serve(port, db)
+        _serve(port, db, state_dir)
 
     return application
 
 
-def _serve(port: int, db: Path) -> None:
+def _serve(port: int, db: Path, state_dir: Path) -> None:
     import sqlite3
 
     from prefactor_trace.server import NewerDatabaseError, serve
 
-    state_dir = _state_dir()
     if (running := _local.find(state_dir)) is not None:
         sys.exit(
             f"A local platform is running already at {running.url}; stop it first (Ctrl+C in its terminal)."
@@ -85,10 +88,3 @@ def _serve(port: int, db: Path) -> None:
         sys.exit(
             f"The local platform cannot start: {error}. Choose another --port (0 takes a free one) or --db."
         )
-
-
-def _state_dir() -> Path:
-    said = os.environ.get("PREFACTOR_STATE_DIR")
-    if said:
-        return Path(said)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "prefactor"

@@ -280,7 +280,7 @@ KINDS = [
     (dt.timedelta(days=1, seconds=3.5), "P1DT3.5S"),
     (dt.timedelta(seconds=-10), "-P0DT10S"),
     (decimal.Decimal("1.10"), "1.10"),
-    (decimal.Decimal(10) ** 5_000 + 1, None),
+    (decimal.Decimal("1" * 20_000), {"$type": "decimal.Decimal"}),
     (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
     (pathlib.PurePosixPath("/a/b"), "/a/b"),
     (pathlib.PurePosixPath(Text("/a/b")), None),
@@ -553,6 +553,7 @@ def hostile_values(recorder: Recorder) -> list[Any]:
         types.MappingProxyType(recorder.subclass(dict)(a=1)),
         Node(evil_object(), recorder.subclass(list)([1])),
         types.MethodType(evil_object(), evil_object()),
+        pathlib.PurePosixPath(text),
         type("Named", (), {"__module__": evil_object(), "__qualname__": text})(),
         [1] * 20 + [evil_object()],
         [1.5] * 20 + [recorder.subclass(float)(1.5)],
@@ -862,6 +863,14 @@ def test_an_exception_in_itself():
     assert json.loads(capture_exception(error))["message"] == '{"error_type":"ValueError","message":"<ValueError>"}'
 
 
+def test_enums_of_enums_end():
+    """Members whose values are each other are named, not followed."""
+    one, two = enum.Enum("One", "X"), enum.Enum("Two", "Y")
+    one.X._value_, two.Y._value_ = two.Y, one.X
+    assert read([one.X]) == [{"$type": f"{__name__}.One"}]
+    assert len(read({one.X: 1})) == 1
+
+
 def test_causes_have_a_line_each():
     """The chain is followed as Python prints it, and ends where it turns in a circle or becomes long."""
     inner = raised(KeyError("inner\nline"))
@@ -883,23 +892,21 @@ def test_causes_have_a_line_each():
 def test_long_tracebacks_are_bounded():
     """The first and the last frames stay, and their number is told."""
 
-    def recurse(depth: int) -> None:
-        if depth:
-            recurse(depth - 1)
-        raise ValueError("bottom")
-
+    source = f"def {'f' * 80}(n):\n    if n: {'f' * 80}(n - 1)\n    raise ValueError('bottom')"
+    space: dict[str, Any] = {}
+    exec(compile(source, "d" * 200, "exec"), space)
     with pytest.raises(ValueError, match="bottom") as caught:
-        recurse(300)
-    error = caught.value
-    text = json.loads(capture_exception(error))["stacktrace"]
+        space["f" * 80](300)
+    text = json.loads(capture_exception(caught.value))["stacktrace"]
     assert "  ... 272 more frames ..." in text
     assert text.count("File") == 30
+    error: BaseException = ValueError("x" * 1_000)
     for _ in range(20):
         error = raised(ValueError("x" * 1_000), error)
     error.__traceback__ = caught.value.__traceback__
-    assert len(json.loads(capture_exception(error))["stacktrace"]) <= 8_000
+    assert len(json.loads(capture_exception(error))["stacktrace"]) == 8_000
     with pytest.raises(RecursionError) as endless:
-        recurse(10**9)
+        space["f" * 80](10**9)
     assert len(capture_exception(endless.value)) < 20_000
 
 
@@ -916,9 +923,11 @@ def test_groups_show_their_members():
         "in the group: TypeError: c",
     ]
     many = ExceptionGroup("many", [ValueError(str(n)) for n in range(100_000)])  # noqa: F821
+    assert json.loads(capture_exception(many))["stacktrace"].count("in the group") == 8
+    assert fastest(lambda: capture_exception(many), 5) < 5 * 2e-3
     for _ in range(300):
         many = ExceptionGroup("deep", [many])  # noqa: F821
-    assert len(capture_exception(many)) < 10_000
+    assert "in the group" not in json.loads(capture_exception(many))["stacktrace"]
 
 
 # ---- speed: five times the budget, so that a busy machine does not fail the test -------------------------------

@@ -1,0 +1,131 @@
+"""The benchmarks run and print every row, and the sink they measure against counts right. What they cost is no test."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+WORKLOADS = ("small call", "200 chat messages, 50 KB", "one string of 10 MB")
+WAYS = ("hot loop, median", "hot loop, mean", "500 calls/s, median")
+INSTANCE, SPAN = "0" * 31 + "1", "0" * 31 + "2"
+
+
+@pytest.fixture(scope="module")
+def module():
+    spec = importlib.util.spec_from_file_location("_sink", BENCHMARKS / "_sink.py")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules["_sink"] = loaded
+    yield spec.loader.exec_module(loaded) or loaded
+    del sys.modules["_sink"]
+
+
+@pytest.fixture
+def sink(module):
+    with module.Sink() as running:
+        yield running
+
+
+def run(name):
+    """Run a benchmark on a small scale. Return its rows: title → the cells behind it."""
+    command = [sys.executable, str(BENCHMARKS / name), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def post(sink, path, body):
+    request = urllib.request.Request(sink.url + path, body)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as response:
+        assert response.status == 200
+        return response.read()
+
+
+def test_every_row_of_span_overhead_is_measured():
+    """Calls, delivery and flatness each have a line with a number of ours; each budget has a verdict."""
+    printed = run("span_overhead.py")
+    rows = {line[:51].rstrip(): line[51:].split() for line in printed.splitlines() if len(line) > 51}
+    expected = [f"{workload}: {way}" for workload in WORKLOADS for way in WAYS]
+    expected += ["process CPU for a delivered span", "delivered spans per second, to the sink"]
+    expected += [f"small call after {n} spans: hot loop, median" for n in ("0", "100", "1,000")]
+    expected += [f"small call at depth {n}: hot loop, median" for n in (1, 10, 100)]
+    assert [title for title in expected if title not in rows] == []
+    assert all(float(rows[title][0].replace(",", "")) for title in expected)
+    assert sum(cells[-1] in ("ok", "MISSED") for cells in rows.values()) == 9
+    assert "of 9 budgets missed" in printed
+
+
+def test_every_row_of_import_time_is_measured():
+    """Our import has a line with its budget, and the modules it must not load are named."""
+    printed = run("import_time.py")
+    (ours,) = [line.split() for line in printed.splitlines() if line.startswith("prefactor_trace ")]
+    assert int(ours[1]) > 0
+    assert ours[-3:-1] == ["<=", "80"]
+    assert "loaded with it, though needed only later: nothing" in printed
+
+
+def test_the_sink_names_each_item_of_a_bulk_request_and_counts_it_once(sink):
+    """Delivery is believed because of these answers, and checked by this count; an open span is none yet."""
+    items = [
+        {
+            "_type": "agent_spans/create",
+            "idempotency_key": f"key-{number}",
+            "details": {"id": SPAN[:-1] + str(number), "agent_instance_id": INSTANCE, "status": status},
+        }
+        for number, status in enumerate(["complete", "failed", "active"])
+    ]
+    body = json.dumps({"items": items}).encode()
+    for _ in range(2):
+        outputs = json.loads(post(sink, "/api/v1/bulk", body))["outputs"]
+        assert {key: each["details"]["id"][-1] for key, each in outputs.items()} == {
+            "key-0": "0",
+            "key-1": "1",
+            "key-2": "2",
+        }
+    assert sink.counts() == {"requests": 2, "bytes": 2 * len(body), "spans": 2}
+
+
+def test_the_sink_takes_single_calls_as_the_official_sdk_makes_them(sink):
+    """A span is created open under an id of the platform's, and counts when it is finished."""
+    instance = json.loads(post(sink, "/api/v1/agent_instance/register", b"{}"))["details"]
+    details = {"agent_instance_id": instance["id"], "schema_name": "call", "status": "active"}
+    span = json.loads(post(sink, "/api/v1/agent_spans", json.dumps({"details": details}).encode()))["details"]
+    assert (instance["status"], len(instance["id"]), len(span["id"])) == ("pending", 32, 32)
+    assert sink.counts()["spans"] == 0
+    finished = json.loads(post(sink, f"/api/v1/agent_spans/{span['id']}/finish", b"{}"))["details"]
+    assert (finished["id"], finished["status"]) == (span["id"], "complete")
+    assert sink.counts()["spans"] == 1
+
+
+def field(number, content):
+    assert len(content) < 128
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def test_the_sink_counts_otlp_spans(sink):
+    """It finds the spans in protobuf without knowing what is in them, and answers with an empty message."""
+    scope = field(1, b"scope") + field(2, b"a span") + field(2, b"") + field(3, b"url")
+    body = field(1, field(1, b"resource") + field(2, scope) + field(2, scope))
+    assert post(sink, "/v1/traces", body) == b""
+    assert sink.counts()["spans"] == 4
+
+
+def test_the_sink_waits_for_the_whole_of_a_request(sink):
+    """Requests come in pieces, and several can come in one piece."""
+    port = int(sink.url.rpartition(":")[2])
+    ping = b"POST /api/v1/ping HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody"
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(ping[:-2])
+        assert sink.counts()["requests"] == 0
+        connection.sendall(ping[-2:] + ping)
+        received = b""
+        while received.count(b'{"status":"success"}') < 2:
+            received += connection.recv(4096)
+    assert sink.counts() == {"requests": 2, "bytes": 8, "spans": 0}
