@@ -24,15 +24,25 @@ _TEN_BITS = [a + b for a in ALPHABET for b in ALPHABET]
 _BYTE_TO_CHARACTER = bytes(ord(ALPHABET[byte & 31]) for byte in range(256))
 
 _random = random.Random(os.urandom(32))  # noqa: S311 - ids must be unique, not secret; 3 times cheaper than urandom
+_randomness: list[str] = []  # made in stock: taking one from a list is a fifth of making one
+_STOCK = 256
 _timestamp = (-1, "")
 
 
-def _reseed() -> None:
+def _restock() -> str:
+    text = _random.randbytes(16 * _STOCK).translate(_BYTE_TO_CHARACTER).decode()
+    _randomness.extend([text[start : start + 16] for start in range(16, 16 * _STOCK, 16)])
+    return text[:16]
+
+
+def _begin_in_child() -> None:
+    """After a fork, forget what the parent may use as well."""
+    _randomness.clear()
     _random.seed(os.urandom(32))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reseed)
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def generate(partition: str = NO_PARTITION) -> str:
@@ -43,7 +53,10 @@ def generate(partition: str = NO_PARTITION) -> str:
     if known != now:
         text = encode(now, 10)
         _timestamp = (now, text)
-    return text + partition + _random.randbytes(16).translate(_BYTE_TO_CHARACTER).decode()
+    try:
+        return text + partition + _randomness.pop()
+    except IndexError:
+        return text + partition + _restock()
 
 
 def encode(number: int, length: int) -> str:

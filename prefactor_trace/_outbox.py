@@ -45,7 +45,7 @@ _RETRY_AFTER_CAP_SECONDS = 900.0
 _LOST_PARENTS_KEPT = 10_000
 # One request's bytes; the platform publishes no limit (API contract section 13, no. 2).
 _BATCH_BYTES = 1_000_000
-_INSTANCE_RECORD_SIZE = 1_100
+_INSTANCE_RECORD_SIZE = 700  # measured: 610
 _LEFT_OUT = b'{"$truncated":"buffer full"}'
 
 
