@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     _Reader = Callable[[Any], object]
 
@@ -58,7 +58,7 @@ class Limits(NamedTuple):
     max_string: int = 10_000  # characters of one string
     max_bytes: int = 262_144  # of JSON, estimated on the way; the result is never more than twice as long
     max_depth: int = 32  # containers inside each other
-    max_seconds: float = 0.001  # of CPU of this thread for rebuilding; waiting for the GIL does not count
+    max_seconds: float = 0.0015  # of CPU of this thread for rebuilding; waiting for the GIL does not count
 
 
 DEFAULT = Limits()
@@ -118,8 +118,8 @@ _OPTIONS = (
 _UNREADABLE = b'{"$unreadable":"value"}'
 _FEW = 12  # entries from which tools in C beat a loop; measured with benchmarks/capture.py
 _VALUE_BYTES = 16  # what a value costs besides its text: separators, digits, and the time to look at it
-_CUT_VALUE_BYTES = 64  # the same when a list is too long anyway: so much of it is tried in one piece
 _CONTAINER_BYTES = 64  # what a small container costs: it is the slowest thing to look at
+_SHORT_RUN, _LONG_RUN = 8, 256  # items of a list that are tried in one piece while it is rebuilt
 
 _flat = chain.from_iterable
 _dict_values = dict.values
@@ -218,7 +218,7 @@ def _room_left_by_many(bag: Sequence[Any], room: int, depth: int, longest: int, 
         texts += keys
     elif not lists:
         return room
-    if depth <= 0:
+    if depth <= 0 or sum(map(len, lists)) * _VALUE_BYTES > room:
         return -1
     below = list(islice(chain(_flat(map(_dict_values, dicts)), _flat(lists)), room // _VALUE_BYTES + 1))
     return _room_left_by_many(below, room, depth - 1, longest, texts) if below else room
@@ -268,8 +268,8 @@ class _Rebuild:
         self.limits = limits
         self.room = room
         self.longest = min(limits.max_string, room)
-        self.ticks = 0
         self.stop_at = time.thread_time() + limits.max_seconds
+        self.look_at = time.perf_counter() + limits.max_seconds
         self.waiting: deque[_Branch] = deque()
         self.readers: dict[int, tuple[_Reader, type]] = {}  # with the type: its id is its own while it lives
 
@@ -283,9 +283,6 @@ class _Rebuild:
         """Return what stands for *value*: JSON, or a container that is filled later."""
         kind = type(value)
         self.room -= _VALUE_BYTES
-        self.ticks += 1
-        if not self.ticks & 15:
-            self.look_at_clock()
         if kind is str:
             return self.text(value)
         if kind is bool or value is None or (kind is int and -_SAFE_INT <= value <= _SAFE_INT):
@@ -321,79 +318,100 @@ class _Rebuild:
             above, depth = above.parent, depth + 1
         if depth > self.limits.max_depth:
             return {"$truncated": _type_name(type(value))}
-        whole = self.whole(opened.source, depth, tried=parent is None and opened.source is value)
-        if whole is not None:
-            return whole
+        kind = type(opened.source)
+        tried = parent is None and opened.source is value  # by capture
+        if (kind is dict or kind is list or kind is tuple) and not tried:
+            encoded = self.encode_plain(opened.source, depth)
+            if encoded is not None:
+                return orjson.Fragment(encoded)
         target: Any = [] if opened.is_list else {}
         if opened.length:
             _mark_cut(target, opened.length)
             self.waiting.append(_Branch(value, opened, target, depth, parent))
         return target
 
-    def whole(self, source: Any, depth: int, *, tried: bool) -> object:
-        """Return *source*, or as much of a list as there is room for, in one piece if it is plain.
-
-        Whether all of it is plain is known if that was *tried*.
-        """
-        kind, part = type(source), source
-        if kind is list or kind is tuple:
-            if len(source) * _VALUE_BYTES > self.room:
-                part = source[: max(self.room // _CUT_VALUE_BYTES, 1)]
-        elif kind is not dict:
-            return None
-        if tried and part is source:
-            return None
-        encoded = _encode_plain(part, self.limits, self.room, self.limits.max_depth - depth + 1)
+    def encode_plain(self, value: object, depth: int) -> bytes | None:
+        """Encode *value*, a container in *depth*, if it is plain and there is room for all of it."""
+        encoded = _encode_plain(value, self.limits, self.room, self.limits.max_depth - depth + 1)
         if encoded is None:
             self.look_at_clock()  # to find out can take as long as a thousand values
-            return None
-        self.room -= len(encoded)
-        if part is not source:
-            encoded = b"%b,%b]" % (encoded[:-1], orjson.dumps(_cut_items(len(source))))
-        return orjson.Fragment(encoded)
+        else:
+            self.room -= len(encoded)
+        return encoded
 
     def fill(self, branch: _Branch) -> None:
         """Put its entries into *branch*, or as many as there is room for."""
         opened, target = branch.opened, branch.target
         most = self.room // _VALUE_BYTES + 1
+        put = self.put_items if opened.is_list else self.put_pairs
+        kept = 0
         for at_once in (False, True):
             target.clear()
             try:
                 entries = islice(opened.entries(opened.source), most)
-                put = self.put_items if opened.is_list else self.put_pairs
-                put(list(entries) if at_once else entries, branch)
+                kept = put(iter(list(entries)) if at_once else entries, branch)
                 break
             except Exception:  # noqa: S112 - another thread changes it: next, take all before looking at any
                 continue
-        if len(target) < opened.length:
+        if kept < opened.length:
             _mark_cut(target, opened.length)
 
-    def put_items(self, items: Iterable[Any], branch: _Branch) -> None:
-        for item in items:
-            if self.room <= 0:
+    def put_items(self, items: Iterator[Any], branch: _Branch) -> int:
+        """Add *items* to the target of *branch*, in longer and longer runs where they are plain. Return how many."""
+        kept, length = 0, _SHORT_RUN
+        while self.room > 0:
+            run = list(islice(items, length))
+            if not run:
                 break
-            branch.target.append(self.read(item, branch))
+            pieces = len(branch.target)
+            kept += self.put_run(run, branch)
+            in_one = len(branch.target) == pieces + 1
+            length = min(length << 1, _LONG_RUN) if in_one else _SHORT_RUN
+        return kept
 
-    def put_pairs(self, pairs: Iterable[tuple[Any, Any]], branch: _Branch) -> None:
+    def put_run(self, run: list[Any], branch: _Branch) -> int:
+        encoded = self.encode_plain(run, branch.depth)
+        if encoded is not None:
+            branch.target.append(orjson.Fragment(encoded[1:-1]))  # without brackets it stands for all of them
+            return len(run)
+        if len(run) > _SHORT_RUN:
+            half = len(run) >> 1
+            return self.put_run(run[:half], branch) + self.put_run(run[half:], branch)
+        for kept, item in enumerate(run):
+            if self.room <= 0:
+                return kept
+            branch.target.append(self.read(item, branch))
+        return len(run)
+
+    def put_pairs(self, pairs: Iterator[tuple[Any, Any]], branch: _Branch) -> int:
         """Add *pairs* to the target of *branch*. Here every name meets its value."""
         target = branch.target
         others: dict[str, type] = {}  # of the key, for names that were no str
         for key, item in pairs:
+            if not len(target) & 15:
+                self.look_at_clock()
             if self.room <= 0:
                 break
+            kind = type(key)
             name = _label(key, self.longest)
             self.room -= len(name)
-            if type(key) is str and name in others:  # the string keeps its name
-                target[_other_name(others.pop(name), name, target)] = target.pop(name)
-            elif name in target:
-                name = _other_name(type(key), name, target)
-            if type(key) is not str:
-                others[name] = type(key)
+            if name in target:
+                if kind is str and name in others:  # the string keeps its name
+                    target[_other_name(others.pop(name), name, target)] = target.pop(name)
+                else:
+                    name = _other_name(kind, name, target)
+            if kind is not str:
+                others[name] = kind
             target[name] = self.read(item, branch)
+        return len(target)
 
     def look_at_clock(self) -> None:
-        if time.thread_time() > self.stop_at:
-            self.room = 0
+        now = time.perf_counter()
+        if now >= self.look_at:  # the time of the thread, 10 times as slow to ask for, cannot be over earlier
+            left = self.stop_at - time.thread_time()
+            self.look_at = now + left
+            if left <= 0:
+                self.room = 0
 
 
 def _mark_cut(target: Any, length: int) -> None:
@@ -461,8 +479,9 @@ _HASHED_BYTES = 16_384
 _ZONES = (("datetime", "timezone"), ("zoneinfo", "ZoneInfo"), ("pydantic_core", "TzInfo"))
 
 
-def _string(value: object) -> object:
-    return value  # whoever reads this cuts it
+_string: _Reader = (
+    str.__str__
+)  # used for what is short for sure; else whoever meets it cuts the string itself
 
 
 def _same(value: object) -> object:
@@ -561,8 +580,7 @@ def _enum(value: Any) -> object:
     inner = _own(value, "_value_")
     if _has(_bases(type(inner)), enum.Enum):  # not into an enum of enums: it can turn in a circle
         return {"$type": _type_name(type(value))}
-    read = _reader_of(type(inner))
-    return str.__str__(inner) if read is _string else read(inner)
+    return _reader_of(type(inner))(inner)
 
 
 def _proxy(value: Any) -> object:

@@ -94,9 +94,7 @@ class HttpExporter:
                 request = conversation.send(connection.post(request.path, request.body))
         except StopIteration as stop:
             outcome: Outcome = stop.value
-        if not outcome.reachable:
-            self.close()
-        return outcome
+            return outcome
 
     def close(self) -> None:
         """Close the connections."""

@@ -228,9 +228,9 @@ def never_reading(peer: Peer) -> None:
 
 
 def reading_slowly(peer: Peer) -> None:
-    """Read a little now and then: every single write of the client succeeds, the request never ends."""
-    while not peer.server.stopping.wait(DRIP_SECONDS):
-        if not peer.sock.recv(1_024):
+    """Read a little now and then: every single write of the client makes progress, and the request lasts."""
+    while not peer.server.stopping.wait(DRIP_SECONDS / 5):
+        if not peer.sock.recv(262_144):
             return
 
 

@@ -48,7 +48,9 @@ atoms = st.none() | st.booleans() | integers | st.floats(allow_nan=False, allow_
 plain_json = st.recursive(
     atoms,
     lambda inner: (
-        st.lists(inner, max_size=20) | st.dictionaries(st.text(), inner, max_size=20) | st.lists(atoms, min_size=13)
+        st.lists(inner, max_size=20)
+        | st.dictionaries(st.text(), inner, max_size=20)
+        | st.lists(atoms, min_size=13)
     ),
     max_leaves=60,
 )
@@ -76,7 +78,10 @@ def test_both_sides_of_the_bulk_threshold(count):
         expected = json.loads(json.dumps(atom))
         assert read([atom] * count) == [expected] * count
         assert read({str(n): atom for n in range(count)}) == {str(n): expected for n in range(count)}
-        assert read([atom, *[None, "x", 2.5, {"k": []}] * count]) == [expected, *[None, "x", 2.5, {"k": []}] * count]
+        assert read([atom, *[None, "x", 2.5, {"k": []}] * count]) == [
+            expected,
+            *[None, "x", 2.5, {"k": []}] * count,
+        ]
 
 
 def test_a_snapshot_is_taken():
@@ -102,7 +107,12 @@ def test_a_long_string_is_cut():
 
 def test_a_long_list_is_cut():
     """The first items stay, then a marker names the length of the whole."""
-    for value in (list(range(100_000)), tuple(range(100_000)), [Stranger()] * 100_000, [1, Stranger()] * 50_000):
+    for value in (
+        list(range(100_000)),
+        tuple(range(100_000)),
+        [Stranger()] * 100_000,
+        [1, Stranger()] * 50_000,
+    ):
         *kept, marker = read(value)
         assert marker == {"$truncated": "items", "length": 100_000}
         assert len(kept) > 1_000
@@ -144,14 +154,20 @@ def test_depth_is_limited():
 
 def test_time_is_limited():
     """With no time left the result says that it was cut."""
-    captured = read({"a": [Stranger()] * 10_000}, DEFAULT._replace(max_seconds=0.0))
-    assert captured["a"][-1] == {"$truncated": "items", "length": 10_000}
+    assert read([Stranger()] * 9, DEFAULT._replace(max_seconds=0.0)) == [{"$truncated": "items", "length": 9}]
+    assert read({1: Stranger()}, DEFAULT._replace(max_seconds=0.0)) == {"$truncated": {"length": 1}}
+    assert read({"a": [{"b": 1}] * 9}, DEFAULT._replace(max_seconds=0.0)) == {"a": [{"b": 1}] * 9}
 
 
 @pytest.mark.parametrize("text", ["\0" * 9_000, "漢" * 9_000, "😀" * 9_000, '"' * 9_000, "\ud800" * 9_000])
 def test_characters_that_grow_are_bounded(text):
     """The result is at most twice `max_bytes`, though a character can take six bytes."""
-    for value in ([text] * 25, [text] * 40, {"a": [text] * 40, "b": Stranger()}, {f"{n}{text}": n for n in range(40)}):
+    for value in (
+        [text] * 25,
+        [text] * 40,
+        {"a": [text] * 40, "b": Stranger()},
+        {f"{n}{text}": n for n in range(40)},
+    ):
         captured = capture(value, PATIENT)
         assert 5_000 < len(captured) <= 2 * DEFAULT.max_bytes
         assert json.loads(captured)
@@ -203,7 +219,7 @@ class Level(enum.IntEnum):
     HIGH = 3
 
 
-class Word(str, enum.Enum):  # noqa: UP042 - the form before StrEnum
+class Word(str, enum.Enum):
     YES = "yes"
 
 
@@ -272,7 +288,10 @@ KINDS = [
     (NOON, "2024-05-06T12:30:00.000007"),
     (NOON.replace(tzinfo=dt.timezone.utc), "2024-05-06T12:30:00.000007+00:00"),
     (NOON.replace(tzinfo=zoneinfo.ZoneInfo("UTC")), "2024-05-06T12:30:00.000007+00:00"),
-    (NOON.replace(tzinfo=OwnZone()), {"$datetime": "2024-05-06T12:30:00.000007", "tzinfo": f"{__name__}.OwnZone"}),
+    (
+        NOON.replace(tzinfo=OwnZone()),
+        {"$datetime": "2024-05-06T12:30:00.000007", "tzinfo": f"{__name__}.OwnZone"},
+    ),
     (Moment(2024, 5, 6, tzinfo=dt.timezone.utc), "2024-05-06T00:00:00+00:00"),
     (NOON.date(), "2024-05-06"),
     (NOON.time(), "12:30:00.000007"),
@@ -417,6 +436,25 @@ def test_conditional_fields_of_pydantic_are_left_out():
     assert read(Model()) == {"shown": 1}
 
 
+def test_models_of_older_pydantic_are_objects():
+    """Before pydantic 2.10 the fields of a model are in another place."""
+
+    class Field:
+        __slots__ = ("exclude",)
+
+        def __init__(self, exclude):
+            self.exclude = exclude
+
+    class Model:
+        __pydantic_core_schema__ = object()
+        model_fields = {"shown": Field(None), "hidden": Field(True)}
+
+        def __init__(self):
+            self.shown, self.hidden = 1, 2
+
+    assert read(Model()) == {"shown": 1}
+
+
 def test_attrs_classes_are_objects():
     """Fields of attrs classes are read from dict or slots."""
     attrs = pytest.importorskip("attrs")
@@ -452,7 +490,15 @@ class Recorder:
     """Makes classes whose every method notes that it was called, and then raises what `except Exception` misses."""
 
     KEEP = frozenset(
-        {"__new__", "__init__", "__init_subclass__", "__class_getitem__", "__subclasshook__", "__doc__", "__dict__"}
+        {
+            "__new__",
+            "__init__",
+            "__init_subclass__",
+            "__class_getitem__",
+            "__subclasshook__",
+            "__doc__",
+            "__dict__",
+        }
         | {"__slots__", "__module__", "__qualname__", "__weakref__", "__del__", "__mro_entries__", "__name__"}
     )
     MORE = frozenset(
@@ -562,7 +608,10 @@ def hostile_values(recorder: Recorder) -> list[Any]:
         [[1]] * 20 + [recorder.subclass(list)([1])],
     ]
     for enum_base, member in ((enum.Enum, "v"), (enum.IntEnum, 1), (enum.Flag, 1)):
-        space = {"value": property(recorder.trap(object, "value")), "name": property(recorder.trap(object, "name"))}
+        space = {
+            "value": property(recorder.trap(object, "value")),
+            "name": property(recorder.trap(object, "name")),
+        }
         traps = {name: recorder.trap(object, name) for name in ("__repr__", "__str__", "__bool__", "__len__")}
         made = enum_base("Evil", {"ONE": member})  # type: ignore[call-overload]
         for name, trap in {**space, **traps}.items():
@@ -574,7 +623,9 @@ def hostile_values(recorder: Recorder) -> list[Any]:
 def test_no_code_of_the_user_runs(recorder):
     """Every value of the corpus is captured in every position, and none of its methods is called."""
     values = hostile_values(recorder)
-    holders = [{"neighbour": 1, "value": value, "list": [value], "deep": {"a": ({"b": value},)}} for value in values]
+    holders = [
+        {"neighbour": 1, "value": value, "list": [value], "deep": {"a": ({"b": value},)}} for value in values
+    ]
     errors = [ValueError(value, "neighbour") for value in values]
     encoded = []
     recorder.armed = True
@@ -670,7 +721,9 @@ anything = st.recursive(
         st.lists(inner)
         | st.lists(inner, min_size=13)
         | st.tuples(inner, inner)
-        | st.dictionaries(st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.dates(), inner)
+        | st.dictionaries(
+            st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.dates(), inner
+        )
         | st.builds(Node, inner, inner)
         | st.builds(Point, st.integers(), inner)
         | st.builds(collections.deque, st.lists(inner))
@@ -701,7 +754,11 @@ def test_deep_values():
             value = wrap(value)
         assert b'{"$truncated":"' in capture(value, PATIENT)
         while value is not None:  # by hand: not every Python frees so deep a chain without recursion
-            value = value.value if type(value) is Node else next(iter(value.values() if type(value) is dict else value))
+            value = (
+                value.value
+                if type(value) is Node
+                else next(iter(value.values() if type(value) is dict else value))
+            )
 
 
 @pytest.mark.parametrize("value", [{"a": [1, "b"]}, [Stranger()], {"a": Node([Stranger()])}])
@@ -714,6 +771,9 @@ def test_an_exhausted_stack(value):
     def call_at(depth: int, function: Any) -> bytes:
         return function(value) if depth == 0 else call_at(depth - 1, function)
 
+    def capture_at(depth: int, error: BaseException) -> bytes:
+        return capture_exception(error) if depth == 0 else capture_at(depth - 1, error)
+
     def reaches(depth: int) -> bool:
         try:
             call_at(depth, trivial)
@@ -724,8 +784,10 @@ def test_an_exhausted_stack(value):
     call_at(10, capture)
     limit = sys.getrecursionlimit()
     deepest = next(depth for depth in range(limit, 0, -1) if reaches(depth))
+    error = raised(ValueError("bad"), raised(KeyError("key")))
     for depth in range(deepest - 60, deepest + 1):
         json.loads(call_at(depth, capture))
+        json.loads(capture_at(depth, error))
 
 
 def test_another_thread_changes_the_value():
@@ -781,7 +843,11 @@ def test_one_bad_value_does_not_cost_its_neighbours():
     """A value that cannot be read is marked where it stands."""
     released = memoryview(bytearray(b"x"))
     released.release()
-    assert read({"a": 1, "bad": [released, 2], "b": 3}) == {"a": 1, "bad": [{"$unreadable": "memoryview"}, 2], "b": 3}
+    assert read({"a": 1, "bad": [released, 2], "b": 3}) == {
+        "a": 1,
+        "bad": [{"$unreadable": "memoryview"}, 2],
+        "b": 3,
+    }
     assert read({released_key(): 1}) == {"<memoryview>": 1}
 
 
@@ -798,7 +864,7 @@ def released_key() -> memoryview:
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
     try:
         raise error from cause
-    except BaseException as caught:  # noqa: BLE001
+    except BaseException as caught:
         return caught
 
 
@@ -860,7 +926,10 @@ def test_an_exception_in_itself():
     error = ValueError("x")
     error.args = (error,)
     assert read([error]) == [{"error_type": "ValueError", "message": "<ValueError>"}]
-    assert json.loads(capture_exception(error))["message"] == '{"error_type":"ValueError","message":"<ValueError>"}'
+    assert (
+        json.loads(capture_exception(error))["message"]
+        == '{"error_type":"ValueError","message":"<ValueError>"}'
+    )
 
 
 def test_enums_of_enums_end():
@@ -891,7 +960,6 @@ def test_causes_have_a_line_each():
 
 def test_long_tracebacks_are_bounded():
     """The first and the last frames stay, and their number is told."""
-
     source = f"def {'f' * 80}(n):\n    if n: {'f' * 80}(n - 1)\n    raise ValueError('bottom')"
     space: dict[str, Any] = {}
     exec(compile(source, "d" * 200, "exec"), space)
@@ -924,10 +992,11 @@ def test_groups_show_their_members():
     ]
     many = ExceptionGroup("many", [ValueError(str(n)) for n in range(100_000)])  # noqa: F821
     assert json.loads(capture_exception(many))["stacktrace"].count("in the group") == 8
-    assert fastest(lambda: capture_exception(many), 5) < 5 * 2e-3
+    deep = many
     for _ in range(300):
-        many = ExceptionGroup("deep", [many])  # noqa: F821
-    assert "in the group" not in json.loads(capture_exception(many))["stacktrace"]
+        deep = ExceptionGroup("deep", [deep])  # noqa: F821
+    assert "in the group" not in json.loads(capture_exception(deep))["stacktrace"]
+    assert fastest(lambda: capture_exception(many), 5) < 5 * 2e-3
 
 
 # ---- speed: five times the budget, so that a busy machine does not fail the test -------------------------------
@@ -935,6 +1004,8 @@ def test_groups_show_their_members():
 
 def fastest(function: Any, repeats: int) -> float:
     """Return the least seconds of CPU one call took."""
+    if sys.gettrace() is not None:
+        pytest.skip("times mean nothing under a tracer, such as coverage's")
     best = math.inf
     for _ in range(repeats):
         start = time.thread_time()

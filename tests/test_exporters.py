@@ -199,6 +199,9 @@ def test_nowhere(make):
         place = None
         assert exporter.export(batch).nowhere
         assert len(server.requests) == 4
+        place = Destination(server.url, TOKEN)
+        exporter.export(batch)
+        assert server.connections == 2  # the first one was let go of
 
 
 def test_a_platform_that_moves_is_found_again(platform, make):
