@@ -357,7 +357,7 @@ class _Rebuild:
             _mark_cut(target, opened.length)
 
     def put_items(self, items: Iterator[Any], branch: _Branch) -> int:
-        """Add *items* to the target of *branch*, in longer and longer runs where they are plain. Return how many."""
+        """Add *items* to the target of *branch*, in ever longer runs where they are plain. Return how many."""
         kept, length = 0, _SHORT_RUN
         while self.room > 0:
             run = list(islice(items, length))

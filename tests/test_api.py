@@ -25,7 +25,9 @@ def platform(tmp_path):
 def read(platform, path, **parameters):
     """Read from the platform's API."""
     answer = httpx.get(
-        f"{platform.url}/api/v1/{path}", params=parameters, headers={"Authorization": f"Bearer {platform.token}"}
+        f"{platform.url}/api/v1/{path}",
+        params=parameters,
+        headers={"Authorization": f"Bearer {platform.token}"},
     )
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -33,7 +35,9 @@ def read(platform, path, **parameters):
 
 def spans_of(platform, run):
     """Return the stored spans of *run* by name."""
-    found = read(platform, "agent_spans", agent_instance_id=run.id, **{"pagination[page_size]": 100})["summaries"]
+    found = read(platform, "agent_spans", agent_instance_id=run.id, **{"pagination[page_size]": 100})[
+        "summaries"
+    ]
     return {span["payload"]["name"]: span for span in found}
 
 
@@ -278,6 +282,8 @@ class TestDefaultTracer:
             seen.append(pt.stats())
         seen += [pt.stats(), tracer.shutdown(), pt.stats()]
 
-        assert all(each.created == each.delivered + sum(each.dropped.values()) + each.pending for each in seen)
+        assert all(
+            each.created == each.delivered + sum(each.dropped.values()) + each.pending for each in seen
+        )
         assert [each.created for each in seen] == [3, 103, 103, 104, 104, 104]
         assert (seen[2].pending, seen[-1].pending) == (1, 0)

@@ -353,7 +353,14 @@ def test_keys_become_text():
     assert read({1: "a", "1": "b"}) == read({"1": "b", 1: "a"}) == {"int:1": "a", "1": "b"}
     three = {Stranger(): 1, Stranger(): 2, Stranger(): 3}
     assert read(three) == {f"<{NAME}>": 1, f"{NAME}:<{NAME}>": 2, f"{NAME}:<{NAME}>#2": 3}
-    assert read({"k" * 21: 1}, SMALL) == {f"{'k' * 20}... (21 characters)": 1}
+    cut = f"{'k' * 20}... (21 characters)"
+    assert read({"k" * 21: 1, "k" * 20 + "x": 2, "k": 3}, SMALL) == {cut: 1, f"str:{cut}": 2, "k": 3}
+    nested: Any = 1
+    for _ in range(400):
+        nested = (nested,)
+    assert read({nested: 1, tuple(range(10)): 2}) == {"((<tuple>))": 1, "(0, 1, 2, 3, 4, 5, 6, 7)": 2}
+    (bounded,) = read({(("x" * 9_000,) * 8,) * 8: 1})
+    assert len(bounded) < 12_000
 
 
 def test_objects_always_come_out_as_objects():

@@ -73,7 +73,9 @@ def test_exit_against_any_server(name, tmp_path, untraced_seconds):
         )
     else:
         with HostileServer(SERVERS[name]) as server:
-            done, seconds = run(AGENT, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="secret-token")
+            done, seconds = run(
+                AGENT, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="secret-token"
+            )
 
     assert (done.returncode, done.stdout) == (7, "done\n")
     assert seconds - untraced_seconds < 2.9  # the two seconds, and what a loaded machine adds
@@ -103,7 +105,9 @@ def test_exit_when_idle(tmp_path, untraced_seconds):
 
 def test_unhandled_exception(tmp_path):
     """The traceback is the program's own, and the exit code."""
-    program = "import prefactor_trace as pt\nwith pt.instance(), pt.span('a'):\n    raise ValueError('mine')\n"
+    program = (
+        "import prefactor_trace as pt\nwith pt.instance(), pt.span('a'):\n    raise ValueError('mine')\n"
+    )
     done, _ = run(program, tmp_path)
 
     assert done.returncode == 1

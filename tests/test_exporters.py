@@ -285,6 +285,19 @@ def test_another_destination_begins_afresh(make, changed, caplog):
     assert TOKEN not in caplog.text
 
 
+def test_a_new_database_takes_ids_of_the_old_one(tmp_path, make):
+    """The local platform comes back with an empty database, so another account: runs and spans go on arriving."""
+    serve = pytest.importorskip("prefactor_trace.server._serve")
+    exporter = make(lambda: find(tmp_path))
+    body = b'{"agent_version":{"name":"bot","external_identifier":"1"}}'
+    for name in "first.db", "second.db":
+        batch = [REGISTERED._replace(body=body), *a_run()[1:]]
+        with serve.LocalPlatform(tmp_path / name, state_dir=tmp_path):
+            outcome = exporter.export(batch)
+        assert (outcome.delivered, outcome.refused) == (keys(batch), {})
+        assert outcome.partition != "4x99bm"
+
+
 def test_the_same_destination_keeps_its_connection(platform, make):
     """Batch after batch goes over one connection; the destination is told once in the log."""
     exporter = make(platform.url)

@@ -27,7 +27,12 @@ def test_encoding_is_the_official_packages(timestamp, partition, randomness):
 
 @pytest.mark.parametrize(
     ("number", "length", "text"),
-    [(123456789, 6, "3nqk8n"), (1234567890000, 10, "013xrzp12g"), (2**48 - 1, 10, "7zzzzzzzzz"), (2**30 - 1, 6, "zzzzzz")],
+    [
+        (123456789, 6, "3nqk8n"),
+        (1234567890000, 10, "013xrzp12g"),
+        (2**48 - 1, 10, "7zzzzzzzzz"),
+        (2**30 - 1, 6, "zzzzzz"),
+    ],
 )
 def test_check_values(number, length, text):
     """The check values of the API contract hold."""
@@ -83,7 +88,9 @@ def test_partition():
     assert _ids.is_pfid(moved)
 
 
-@pytest.mark.parametrize("text", ["", "8" + "0" * 31, "0" * 31, "0" * 33, "0" * 31 + "i", "0" * 31 + "A", "0" * 31 + "\n"])
+@pytest.mark.parametrize(
+    "text", ["", "8" + "0" * 31, "0" * 31, "0" * 33, "0" * 31 + "i", "0" * 31 + "A", "0" * 31 + "\n"]
+)
 def test_is_pfid_refuses(text):
     """What is not exactly a PFID is none."""
     assert not _ids.is_pfid(text)

@@ -85,7 +85,11 @@ class TestOpening:
         """Arguments win over settings; what nobody says is left out."""
         with recording(agent_name="a", agent_id="agent", environment_id="env") as recorded:
             with pt.instance(
-                agent_name="b", description="d", purpose="eval", external_identifier="x1", environment_id="other"
+                agent_name="b",
+                description="d",
+                purpose="eval",
+                external_identifier="x1",
+                environment_id="other",
             ):
                 pass
             body = recorded.instances[0].registered

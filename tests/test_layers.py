@@ -89,7 +89,9 @@ def test_sockets_only_where_they_belong():
         for own, _, tree in modules()
         for node in ast.walk(tree)
         if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in ([each.name for each in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        for name in (
+            [each.name for each in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+        )
         if name.split(".")[0] in network
     }
     assert users <= {"_network", "server", "cli"}
@@ -98,7 +100,23 @@ def test_sockets_only_where_they_belong():
 def test_import_is_light():
     """`import prefactor_trace` loads no HTTP client, no event loop, no database, no SDK."""
     program = "import sys, prefactor_trace; print(*sys.modules)"
-    loaded = set(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.decode().split())
-    heavy = {"httpx", "httpcore", "pydantic", "anyio", "asyncio", "sqlite3", "starlette", "openai", "wrapt", "ssl", "email"}
+    loaded = set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+        .stdout.decode()
+        .split()
+    )
+    heavy = {
+        "httpx",
+        "httpcore",
+        "pydantic",
+        "anyio",
+        "asyncio",
+        "sqlite3",
+        "starlette",
+        "openai",
+        "wrapt",
+        "ssl",
+        "email",
+    }
 
     assert loaded & heavy == set()

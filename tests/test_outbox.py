@@ -222,7 +222,15 @@ class TestRefusal:
     def test_a_dead_instance_takes_all_its_records(self):
         """What waits, what is open and what is still to come of it are dropped and counted; others go on."""
         outbox = Outbox()
-        put(outbox, registered(), started("a"), started("b"), ended("b"), started("z", run="other"), ended("z"))
+        put(
+            outbox,
+            registered(),
+            started("a"),
+            started("b"),
+            ended("b"),
+            started("z", run="other"),
+            ended("z"),
+        )
         outbox.flush(0.0)
         outbox.next(0.0)
         outbox.resolve(Outcome(refused={"run-register": "no"}, dead={"run": "instance no"}), 0.0, 0.5)
@@ -285,7 +293,6 @@ class TestTrouble:
         outbox.resolve(Outcome(delivered=frozenset({"x", *keys(step)}), refused={"y": "no"}), 0.0, 0.5)
 
         assert outbox.ledger[:4] == (2, 2, {}, 0)
-
 
     def test_nowhere_to_go(self):
         """With no destination a flush looks for one at once, and is over when there is none."""
@@ -401,7 +408,9 @@ class Lifetimes(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.outbox = Outbox(Limits(buffer_bytes=60_000, batch_size=5, batch_delay=0.5, live_after=2.0))
-        self.numbers = itertools.count(1)  # its own, with names that sort: the same draws must mean the same again
+        self.numbers = itertools.count(
+            1
+        )  # its own, with names that sort: the same draws must mean the same again
         self.now = 0.0
         self.closed = False
         self.runs = {}  # open run → its open spans, outermost first
@@ -494,7 +503,9 @@ class Lifetimes(RuleBasedStateMachine):
         self.batch = ()
         trouble = None if len(delivered) + len(refused) > 0 else "trouble"
         self.outbox.resolve(
-            Outcome(delivered=frozenset(delivered), refused=refused, dead=dead, trouble=trouble), self.now, jitter
+            Outcome(delivered=frozenset(delivered), refused=refused, dead=dead, trouble=trouble),
+            self.now,
+            jitter,
         )
 
     def store(self, record, again):
@@ -557,7 +568,9 @@ class Lifetimes(RuleBasedStateMachine):
         assert ledger.pending == 0
         assert adds_up(ledger)
         assert self.outbox._bytes == 0
-        assert not [span for span, state in self.spans_known.items() if state == "active"], "left active for ever"
+        assert not [span for span, state in self.spans_known.items() if state == "active"], (
+            "left active for ever"
+        )
 
 
 TestLifetimes = Lifetimes.TestCase

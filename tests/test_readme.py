@@ -42,7 +42,9 @@ def test_python_blocks_run(tmp_path):
         agents = {agent["name"]: agent for agent in platform.store.agents()}
         assert set(agents) >= {"support-bot", "crawler", "Agent"}
         (run,), _ = platform.store.instances(agents["crawler"]["id"])
-        assert [span["payload"]["name"] for span in platform.store.spans(run["id"])[0]] == ["Fetch a page"] * 2
+        assert [span["payload"]["name"] for span in platform.store.spans(run["id"])[0]] == [
+            "Fetch a page"
+        ] * 2
 
 
 def test_shell_commands_exist():

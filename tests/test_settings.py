@@ -59,7 +59,9 @@ def test_every_knob_has_a_value_here():
 def test_every_knob_from_argument_and_environment(name):
     """Each knob can be given both ways, with one meaning; the argument wins."""
     text, meaning = VALUES[name]
-    by_argument = getattr(resolve({name: text}, {KNOBS[name]: "" if name == "disabled" else "nonsense"}), name)
+    by_argument = getattr(
+        resolve({name: text}, {KNOBS[name]: "" if name == "disabled" else "nonsense"}), name
+    )
     by_environment = getattr(resolve({}, {KNOBS[name]: text}), name)
 
     assert by_argument == by_environment
@@ -196,4 +198,6 @@ def test_only_this_module_reads_the_environment():
     package = Path(pt.__file__).parent
     texts = {path.name: path.read_text() for path in package.rglob("*.py")}
 
-    assert [name for name, text in texts.items() if "os.environ" in text or "getenv" in text] == ["_settings.py"]
+    assert [name for name, text in texts.items() if "os.environ" in text or "getenv" in text] == [
+        "_settings.py"
+    ]

@@ -39,7 +39,11 @@ class TestBlock:
         (span,) = recorded.spans
 
         assert (span.id, span.type, span.name, span.status) == (step.id, "agent:plan", "Plan", "complete")
-        assert (span.payload, span.result, span.metadata) == ({"hits": [1, 2]}, {"plan": "answer"}, {"model": "m"})
+        assert (span.payload, span.result, span.metadata) == (
+            {"hits": [1, 2]},
+            {"plan": "answer"},
+            {"model": "m"},
+        )
         assert span.finished_at > span.started_at
 
     @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -237,7 +241,12 @@ class TestDecorator:
             yield
 
         assert str(inspect.signature(add)) == "(a, b=2)"
-        assert (add.__name__, add.__qualname__, add.__doc__, add.__module__) == ("add", "add", "Add.", __name__)
+        assert (add.__name__, add.__qualname__, add.__doc__, add.__module__) == (
+            "add",
+            "add",
+            "Add.",
+            __name__,
+        )
         assert inspect.iscoroutinefunction(pt.span(coroutine))
         assert inspect.isgeneratorfunction(pt.span(generator))
         assert inspect.isasyncgenfunction(pt.span(async_generator))
@@ -480,6 +489,7 @@ class TestAsyncGenerator:
 
     def test_left_before_the_first_item(self, recorded):
         """A consumer that goes away before the first item cancels the step."""
+
         class Wait:
             def __await__(self):
                 yield
@@ -528,7 +538,9 @@ class TestEnding:
         ],
         ids=repr,
     )
-    @pytest.mark.parametrize("form", ["with", "async with", "function", "coroutine", "generator", "async generator"])
+    @pytest.mark.parametrize(
+        "form", ["with", "async with", "function", "coroutine", "generator", "async generator"]
+    )
     def test_by_an_exception(self, recorded, error, status, form):
         """In every form the exception decides the status and goes on as the same object."""
 
