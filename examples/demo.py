@@ -72,6 +72,7 @@ def run_agent(platform: LocalPlatform, folder: Path) -> tuple[str, Json]:
         "PREFACTOR_API_TOKEN": platform.token,
         "PREFACTOR_STATE_DIR": str(folder),
         "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8",  # it beats the line above, so it must not be left as it was
     }
     journal = folder / "journal.json"
     command = [sys.executable, str(_AGENT), QUESTION, "--journal", str(journal)]

@@ -510,7 +510,7 @@ def _judge(answer: Answer) -> _Reply:
     code = body.get("code") if body else None
     # The code goes into log lines, so it must be a word.
     known = isinstance(code, str) and code.isidentifier()
-    return _Refusal(status, f"refused: {status} {code[:40]}" if known else f"refused: {status}")  # type: ignore[index]
+    return _Refusal(status, f"refused: {code[:40]}" if known else f"refused: {status}")  # type: ignore[index]
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
