@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from prefactor_trace.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -34,7 +36,10 @@ class SpanType:
         data_risk: The platform's `data_risk` object (API contract section 7.3), sent as it is.
         envelope: True sends `{name, inputs, metadata, error}` with the payload under `inputs`, as the official
             adaptors do, and places `params_schema` there too. False sends payload and schema exactly as given,
-            for agents whose schema exists on the platform already.
+            for agents whose schema exists on the platform already; metadata has no place there and is not sent.
+
+    Raises:
+        ConfigurationError: The name is empty, or a schema is not JSON.
     """
 
     name: str
@@ -45,6 +50,15 @@ class SpanType:
     result_schema: Mapping[str, Any] | None = field(default=None, hash=False)
     data_risk: Mapping[str, Any] | None = field(default=None, hash=False)
     envelope: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse here, where it is written, what the platform would refuse with the whole run."""
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigurationError("SpanType: the name must be a text that is not empty")
+        try:
+            orjson.dumps(self.to_wire())
+        except TypeError as error:
+            raise ConfigurationError(f"SpanType {self.name!r} is not JSON: {error}") from None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the item of `span_type_schemas` (API contract section 7.1)."""
@@ -112,6 +126,17 @@ _ad_hoc: dict[str, SpanType] = {}
 _schema = Schema()
 
 
+def of_program(name: str, title: str | None = None, description: str | None = None) -> SpanType:
+    """Make a type of what stands in the program's text. Never raises: what is not writable is escaped."""
+    return SpanType(
+        _writable(name), title=title and _writable(title), description=description and _writable(description)
+    )
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def declare(span_type: SpanType) -> SpanType:
     """Note a type of this program; instances that start from now on declare it. The last one of a name wins."""
     _declared[span_type.name] = span_type
@@ -122,7 +147,7 @@ def by_name(name: str) -> SpanType:
     """Return the type called *name*; if nobody has declared it, instances that start from now on do."""
     known = _declared.get(name) or _ad_hoc.get(name)
     if known is None:
-        known = SpanType(name)
+        known = of_program(name)
         if len(_ad_hoc) < _AD_HOC_KEPT:
             _ad_hoc[name] = known
     return known

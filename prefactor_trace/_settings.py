@@ -245,9 +245,13 @@ def _proxy_for(url: str) -> str | None:
     import urllib.request  # slow to load, and only needed here
 
     parts = urlsplit(url)
-    if urllib.request.proxy_bypass(parts.netloc):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)
+    proxy = (
+        None if urllib.request.proxy_bypass(parts.netloc) else urllib.request.getproxies().get(parts.scheme)
+    )
+    # Not shown in the error: it may hold a password.
+    if proxy is not None and "://" in proxy and not proxy.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{parts.scheme.upper()}_PROXY must be the address of an http proxy")
+    return proxy
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> Path:

@@ -451,15 +451,17 @@ def span_end(record: SpanRecord) -> dict[str, Any]:
     ended = record.ended
     assert ended is not None
     body: dict[str, Any] = {"status": ended.status, "timestamp": iso(ended.finished_at)}
-    result = _late_result(ended)
+    result = _late_result(ended, envelope=record.started.envelope)
     if result is not None:
         body["result_payload"] = orjson.Fragment(result)
     return body
 
 
-def _late_result(ended: SpanEnded) -> bytes | None:
+def _late_result(ended: SpanEnded, *, envelope: bool) -> bytes | None:
     """The result of a span that was announced: its payload cannot be amended, so late parts go with the result."""
     result = ended.error or ended.result
+    if not envelope:
+        return result
     late = [(b'"$metadata":', ended.metadata), (b'"$inputs":', ended.payload)]
     if ended.error is not None:
         late.append((b'"$outputs":', ended.result))

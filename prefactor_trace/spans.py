@@ -16,7 +16,7 @@ from prefactor_trace._capture import capture, capture_exception
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._ending import ending_of
 from prefactor_trace._record import SpanEnded, SpanStarted
-from prefactor_trace._schema import SpanType, by_name, declare
+from prefactor_trace._schema import SpanType, by_name, declare, of_program
 from prefactor_trace._wrap import wrap
 from prefactor_trace.instances import Instance
 
@@ -305,7 +305,7 @@ def _type_of(function: Any, name: str | None, title: str | None) -> SpanType:
     function = inspect.unwrap(_plain(function))
     name = name or getattr(function, "__qualname__", None) or builtins.type(function).__name__
     lines = (getattr(function, "__doc__", None) or "").strip().splitlines()
-    return SpanType(name, title=title, description=lines[0] if lines else None)
+    return of_program(name, title, lines[0] if lines else None)
 
 
 def _reader_of_arguments(function: Any) -> _PayloadOf:

@@ -368,9 +368,11 @@ def test_appends(tmp_path):
 def test_a_record_that_is_no_json_is_refused_alone(tmp_path):
     """One bad name or schema does not keep the others from the file, nor from ever being settled."""
     path = tmp_path / "spans.jsonl"
+    changed_later = SpanType("a", data_risk={})
+    changed_later.data_risk["x"] = object()
     bad = [
         span(name="half \udc80"),
-        REGISTERED._replace(schema=Schema((SpanType("a", data_risk={"x": object()}),))),
+        REGISTERED._replace(schema=Schema((changed_later,))),
     ]
     outcome = FileExporter(path).export([STARTED, *bad, FINISHED])
     assert outcome.refused == dict.fromkeys(

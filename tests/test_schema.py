@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import prefactor_trace as pt
 from prefactor_trace import _schema
 from prefactor_trace._record import InstanceRegistered
@@ -64,6 +66,30 @@ def test_explicit_types():
         "template": "{{ inputs.q }}",
         "data_risk": {"action_profile": {"read_data": "allowed"}},
     }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": ""}, {"name": 5}, {"params_schema": {"x": {1, 2}}}, {"data_risk": {"x": object()}}]
+)
+def test_what_cannot_be_declared(wrong):
+    """A type that the platform could not read is refused where it is written."""
+    with pytest.raises(pt.ConfigurationError, match="SpanType"):
+        pt.SpanType(**{"name": "a", **wrong})
+
+
+def test_names_that_cannot_be_written():
+    """A name with half a surrogate pair, in a decorator or a block, is escaped; the program goes on."""
+
+    @pt.span("half \udc80", title="\udc81")
+    def step():
+        """\udc82"""
+
+    with recording() as recorded, pt.instance():
+        step()
+        with pt.span("\udc83", title="\udc84"):
+            pass
+        assert [span.type for span in recorded.spans] == ["half \\udc80", "\\udc83"]
+        assert recorded.ledger.notes == {}
 
 
 def test_without_an_envelope():

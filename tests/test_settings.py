@@ -163,6 +163,15 @@ def test_proxy(monkeypatch):
     assert proxies == ["http://proxy:3128", None, None, None]
 
 
+def test_other_proxies_are_refused(monkeypatch):
+    """A proxy we cannot speak to is said to be one, not spoken to in the wrong protocol, and not shown."""
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://user:pw@proxy:1080")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(pt.ConfigurationError, match="HTTPS_PROXY") as caught:
+        resolve({"api_token": "t"}, {})
+    assert "proxy:" not in str(caught.value)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "[::1]", "localhost", "a.localhost"])
 def test_loopback(host):
     """All names of this machine count as loopback, others do not."""
