@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from prefactor_trace import _context, _guard
-from prefactor_trace._settings import Settings, resolve
+from prefactor_trace._settings import resolve
 from prefactor_trace._tracer import TracerCore
 from prefactor_trace.errors import ConfigurationError
 from prefactor_trace.instances import InstanceBlock, open_instance
@@ -14,7 +14,7 @@ from prefactor_trace.spans import span
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from prefactor_trace._record import Ledger
     from prefactor_trace._schema import Schema
@@ -30,7 +30,28 @@ class Tracer(TracerCore):
     """One destination with its settings and its sender. Made by `configure`, or by hand for a second one.
 
     Spans always belong to the instance they are in, and go where it goes.
+
+    Args:
+        exporter: Where batches go, instead of over HTTP.
+        schema: Span types to declare beside those of decorated functions, and the schema version's name.
+        threaded: False sends only inside `flush` and `shutdown`, on the caller's thread.
+        environ: Variables to look at. Default: the process's.
+        settings: As for `configure`.
+
+    Raises:
+        ConfigurationError: A setting does not exist, or its value cannot work.
     """
+
+    def __init__(
+        self,
+        *,
+        exporter: Exporter | None = None,
+        schema: Schema | None = None,
+        threaded: bool = True,
+        environ: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(resolve(settings, environ), exporter=exporter, schema=schema, threaded=threaded)
 
     span = staticmethod(span)
 
@@ -118,7 +139,7 @@ def configure(
         ConfigurationError: A value cannot work. The message names it, and never shows a token.
     """
     arguments = {name: value for name, value in locals().items() if name not in ("exporter", "schema")}
-    tracer = Tracer(resolve(arguments), exporter=exporter, schema=schema)
+    tracer = Tracer(exporter=exporter, schema=schema, **arguments)
     set_default(tracer)
     return tracer
 
@@ -128,8 +149,6 @@ def set_default(tracer: Tracer | None) -> Tracer | None:
     global _default
     with _lock:
         before, _default = _default, tracer
-        implicit = tracer is not None and tracer.settings.implicit_instances
-        _context.open_implicit = _open_implicit if implicit else _context.no_implicit_instance
     return before
 
 
@@ -146,13 +165,19 @@ def _configure_from_environment() -> Tracer:
         return configure()
     except ConfigurationError as error:  # nobody called configure, so nobody can catch this
         _guard.logger.error("%s; nothing is recorded", error)
-    tracer = Tracer(Settings(disabled=True))
+    tracer = Tracer(disabled=True, environ={})
     set_default(tracer)
     return tracer
 
 
 def _open_implicit() -> Any:
-    return open_instance(_get_default(), {})
+    tracer = _get_default()
+    if tracer.settings.implicit_instances:
+        return open_instance(tracer, {})
+    return _context.no_implicit_instance()
+
+
+_context.open_implicit = _open_implicit
 
 
 @overload

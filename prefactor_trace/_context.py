@@ -102,7 +102,7 @@ def no_implicit_instance() -> Any:
 
 _said_outside = False
 open_implicit: Callable[[], Any] = no_implicit_instance
-"""Opens an instance for a span outside of any, or returns None. `configure(implicit_instances=True)` puts its own
+"""Opens an instance for a span outside of any, or returns None. `_api`, which knows the default tracer, puts its own
 here."""
 
 

@@ -59,6 +59,11 @@ def generate(partition: str = NO_PARTITION) -> str:
         return text + partition + _restock()
 
 
+def randomness() -> float:
+    """Return a random number in [0, 1), from a source of our own: the program's `random` stays as it would be."""
+    return _random.random()
+
+
 def encode(number: int, length: int) -> str:
     """Write *number* as *length* characters (an even count) of Crockford base32, big-endian."""
     shifts = range(length * 5 - 10, -1, -10)

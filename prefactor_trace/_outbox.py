@@ -56,9 +56,10 @@ class Send(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Nothing to do for so many seconds (None: until something is put)."""
+    """Nothing to do for so many seconds (None: until something is put). *for_news*: a new fact may change that."""
 
     seconds: float | None
+    for_news: bool = True
 
 
 class Done(NamedTuple):
@@ -164,6 +165,8 @@ class Outbox:
             self._dead.pop(instance_id, None)
         elif reason is None and type(fact) is InstanceRegistered:
             self._running.add(instance_id)
+        if reason is None and fact.key in self._waiting:
+            reason = "same id twice"
         if reason is not None:
             self._count_dropped(reason)
             return False
@@ -192,7 +195,7 @@ class Outbox:
         if self._closing and (not self._waiting or not self._reachable):
             return Done()
         if self._not_before > now:
-            return Wait(self._not_before - now)
+            return Wait(self._not_before - now, for_news=False)
         due = self._due(now)
         if due is None or due > 0:
             return Wait(due)

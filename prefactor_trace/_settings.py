@@ -174,6 +174,9 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
     Raises ConfigurationError, naming the argument or variable, for a value that cannot work.
     """
     environ = os.environ if environ is None else environ
+    unknown = set(arguments) - {knob.name for knob in dataclasses.fields(Settings) if knob.metadata}
+    if unknown:
+        raise ConfigurationError(f"there is no setting called {', '.join(sorted(unknown))}")
     chosen: dict[str, Any] = {}
     for knob in dataclasses.fields(Settings):
         env = knob.metadata.get("env")
@@ -256,10 +259,17 @@ def _proxy_for(url: str) -> str | None:
 
 def _default_state_dir(environ: Mapping[str, str]) -> Path:
     if sys.platform == "win32":
-        base = environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        base = environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local"
     else:
-        base = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        base = environ.get("XDG_STATE_HOME") or _home() / ".local" / "state"
     return Path(base) / "prefactor"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # no HOME, and a user without an entry: containers do that
+        return Path(os.devnull)  # nothing is ever found below it, and what wants to write there says so
 
 
 def apply_log_level(level: str | None) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import random
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
@@ -82,7 +81,7 @@ class TracerCore:
     def is_sampled(self) -> bool:
         """Decide whether a new run is recorded."""
         rate = self.settings.sample_rate
-        return not self.settings.disabled and (rate >= 1.0 or random.random() < rate)  # noqa: S311 - sampling
+        return not self.settings.disabled and (rate >= 1.0 or _ids.randomness() < rate)
 
     def schema(self) -> Schema:
         """Return the schema that an instance starting now declares."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from prefactor_trace import _guard
+from prefactor_trace import _guard, _ids
 from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
 from prefactor_trace._record import Ledger, Outcome, SpanStarted
 
@@ -68,6 +67,7 @@ class Worker:
         self._inbox: deque[Fact] = deque()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
+        self._sending = threading.Lock()
         self._wake = threading.Event()
         self._asleep = False
         self._thread: threading.Thread | None = None
@@ -214,7 +214,9 @@ class Worker:
                 continue
             if isinstance(pause, Done):
                 break
-            self._asleep = pause.seconds is None or pause.seconds > self._limits.batch_delay
+            self._asleep = pause.for_news and (
+                pause.seconds is None or pause.seconds > self._limits.batch_delay
+            )
             if not self._inbox:  # else a fact has come since we looked, and whoever brought it saw us awake
                 self._wake.wait(pause.seconds)
             self._asleep = False
@@ -226,6 +228,10 @@ class Worker:
 
     def _step(self) -> Wait | Done | None:
         """Send one batch if one is due, and return None; else return what to wait for."""
+        with self._sending:  # a flush without a thread, and the thread that has started meanwhile, take turns
+            return self._step_alone()
+
+    def _step_alone(self) -> Wait | Done | None:
         with self._lock:
             self._carry_over_locked()
             now = time.monotonic()
@@ -241,7 +247,7 @@ class Worker:
         self._tell(outcome)
         self._heard(outcome)
         with self._progress:
-            self._outbox.resolve(outcome, time.monotonic(), random.random())  # noqa: S311 - jitter
+            self._outbox.resolve(outcome, time.monotonic(), _ids.randomness())
             self._progress.notify_all()
         return None
 

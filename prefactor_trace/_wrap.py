@@ -2,7 +2,8 @@
 
 Plain closures: they keep `inspect`, pickling and binding intact and cost the least of all mechanisms. The wrapped
 function runs in the caller's task; its exceptions pass with one frame of ours in the traceback. Between two yields
-of a generator the consumer's context is the consumer's own: the scope is current only while the generator runs.
+of a generator the consumer's context is the consumer's own: what is current in the generator (its scope, or a block
+it has entered) is put in place while it runs, and taken away when it yields.
 """
 
 from __future__ import annotations
@@ -82,15 +83,17 @@ def _generator(function: Callable[..., Any], open_scope: Open) -> Any:
         scope = open_scope(args, kwargs)
         if scope is None:
             return (yield from function(*args, **kwargs))
-        generator = function(*args, **kwargs)
-        step, value, items = generator.send, None, 0
+        inside, items = scope, 0
         try:
+            generator = function(*args, **kwargs)
+            step, value = generator.send, None
             while True:
-                token = current.set(scope)
+                token = current.set(inside)
                 try:
                     item = step(value)
                 finally:
-                    leave(token, scope)
+                    inside = current.get()
+                    leave(token, inside)
                 items += 1
                 try:
                     value = yield item
@@ -104,11 +107,11 @@ def _generator(function: Callable[..., Any], open_scope: Open) -> Any:
             return stop.value
         except GeneratorExit:
             try:
-                token = current.set(scope)
+                token = current.set(inside)
                 try:
                     generator.close()
                 finally:
-                    leave(token, scope)
+                    leave(token, current.get())
             except BaseException as error:
                 scope.raised(error)
                 raise
@@ -126,16 +129,18 @@ def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         # There is no `yield from` here, so an unrecorded call takes the same way with a scope that does nothing.
         scope = open_scope(args, kwargs) or _NOTHING
-        entered = current.get() if scope is _NOTHING else scope
-        generator = function(*args, **kwargs)
-        step, items, thrown = generator.__anext__(), 0, None
+        inside = current.get() if scope is _NOTHING else scope
+        items, thrown = 0, None
         try:
+            generator = function(*args, **kwargs)
+            step = generator.__anext__()
             while True:
-                token = current.set(entered)
+                token = current.set(inside)
                 try:
                     item = await step
                 finally:
-                    leave(token, entered)
+                    inside = current.get()
+                    leave(token, inside)
                 items += 1
                 try:
                     step = generator.asend((yield item))
@@ -147,14 +152,14 @@ def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:
             scope.returned(None, items)
         except GeneratorExit:
             try:
-                token = current.set(entered)
+                token = current.set(inside)
                 try:
                     # Closed while it was waiting itself, CPython has not told it, and refuses to close it now;
                     # it hears when it is collected.
                     if not generator.ag_running:
                         await generator.aclose()
                 finally:
-                    leave(token, entered)
+                    leave(token, current.get())
             except BaseException as error:
                 scope.raised(error)
                 raise

@@ -210,8 +210,8 @@ class InstanceBlock(Block):
 def open_instance(tracer: TracerCore, options: dict[str, Any]) -> Instance:
     """Begin a run. Never raises; a run that cannot be recorded goes on unrecorded."""
     around = current_instance()
-    # A run inside an unrecorded one is part of it: whole runs are sampled.
-    recording = tracer.is_sampled() and (around is None or around.recording)
+    # Whole runs are sampled: a sub-agent's run is recorded if the one around it is.
+    recording = tracer.is_sampled() if around is None else around.recording and not tracer.settings.disabled
     try:
         run = Instance(tracer, _given_id(options) or tracer.new_id(), recording=recording)
         run.start(_register_body(tracer, options) if recording else b"")
@@ -244,27 +244,39 @@ def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
     settings = tracer.settings
 
     def chosen(name: str) -> str | None:
-        value: str | None = options.get(name)
-        return value or getattr(settings, name)
+        value = _text(name, options.get(name))
+        return getattr(settings, name) if value is None else value
 
     version = {
         "name": chosen("agent_name"),
         "external_identifier": chosen("agent_version"),
-        "description": options.get("description"),
+        "description": _text("description", options.get("description")),
         "runtime_environment": _RUNTIME,
     }
     body = {
         "agent_id": chosen("agent_id"),
         "environment_id": chosen("environment_id"),
-        "external_identifier": options.get("external_identifier"),
+        "external_identifier": _text("external_identifier", options.get("external_identifier")),
         "purpose": _purpose(options.get("purpose")),
         "agent_version": _without_none(version),
     }
     return orjson.dumps(_without_none(body))
 
 
+def _text(name: str, value: Any) -> str | None:
+    """Return what was given for *name* as text; what is none is left out, and said in the log."""
+    if value is None:
+        return None
+    if type(value) in (str, int, float):
+        text = str(value).encode("utf-8", "backslashreplace").decode()
+        if text:
+            return text
+    _guard.logger.warning("instance(%s=...) takes a text; the default is used instead", name)
+    return None
+
+
 def _purpose(value: object) -> object:
-    if value in (None, "live", "smoke_test", "eval"):
+    if value is None or (type(value) is str and value in ("live", "smoke_test", "eval")):
         return value
     _guard.logger.warning("instance(purpose=...) is live, smoke_test or eval; the default is used instead")
     return None

@@ -7,12 +7,13 @@ hand over one fact; ending it is the same with the result. Nothing of the user's
 from __future__ import annotations
 
 import builtins
+import contextlib
 import inspect
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from prefactor_trace import _context, _guard
-from prefactor_trace._capture import capture, capture_exception
+from prefactor_trace._capture import capture, capture_exception, capture_object
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._ending import ending_of
 from prefactor_trace._record import SpanEnded, SpanStarted
@@ -68,17 +69,17 @@ class Span(Scope):
     def set_payload(self, payload: object) -> None:
         """Replace what went into the step. Copied now: later changes to *payload* are not seen."""
         if self.instance is not None:
-            self._payload = _captured(payload, b"input", self.instance.input_limits)
+            self._payload = capture_object(payload, self.instance.input_limits, b"input")
 
     def set_result(self, result: object) -> None:
         """Set what came out of the step. Copied now; what is not an object is stored as `{"output": result}`."""
         if self.instance is not None and self.keeps_result:
-            self._result = _captured(result, b"output", self.instance.output_limits)
+            self._result = capture_object(result, self.instance.output_limits, b"output")
 
     def set_metadata(self, metadata: Mapping[str, object]) -> None:
         """Set what else is worth knowing about the step. Copied now; replaces what was set before."""
         if self.instance is not None:
-            self._metadata = _captured(metadata, b"metadata", self.instance.input_limits)
+            self._metadata = capture_object(metadata, self.instance.input_limits, b"metadata")
 
     def fail(self, error: BaseException | str) -> None:
         """Let the step end as failed because of *error*, though no exception leaves the block."""
@@ -121,7 +122,7 @@ class Span(Scope):
         try:
             finished_at = self.started_at + time.perf_counter_ns() - self.clock
             if result is not NO_RESULT and self.keeps_result:
-                self._result = _captured(result, b"output", instance.output_limits)
+                self._result = capture_object(result, instance.output_limits, b"output")
             if error is not None:
                 status, abandoned = self._status_by(error, instance)
             if items is not None or abandoned:
@@ -141,6 +142,9 @@ class Span(Scope):
             )
         except Exception:
             _guard.failed("end a span")
+            # Better without its data than for ever open. Out of stack, say, this fails as well, and is the last try.
+            with contextlib.suppress(Exception):
+                instance.put(SpanEnded(self.own_id, status or "failed", self.started_at))
         if self.owns_instance:
             instance.returned(None) if error is None else instance.raised(error)
 
@@ -182,8 +186,8 @@ class SpanBlock(Block):
         span_type = self._type if isinstance(self._type, SpanType) else by_name(self._type or "span")
         opener = _opener(span_type, self._title or span_type.name, self._given_payload, self._options)
         scope = opener((), {})
-        self._enter(scope or _unrecorded, as_current=scope is not None)
-        return scope or _unrecorded
+        self._enter(_unrecorded if scope is None else scope, as_current=scope is not None)
+        return scope if isinstance(scope, Span) else _unrecorded
 
     async def __aenter__(self) -> Span:
         """Begin a step and make it current. Raises InstanceTerminated if the platform has stopped the run."""
@@ -200,7 +204,7 @@ class SpanBlock(Block):
         return wrapped
 
     def _given_payload(self, _args: tuple[Any, ...], _kwargs: dict[str, Any], limits: Limits) -> bytes | None:
-        return None if self._payload is _NOT_GIVEN else _captured(self._payload, b"input", limits)
+        return None if self._payload is _NOT_GIVEN else capture_object(self._payload, limits, b"input")
 
 
 class _Options(NamedTuple):
@@ -213,13 +217,16 @@ class _Options(NamedTuple):
 
 def _opener(
     span_type: SpanType, name: str, payload_of: _PayloadOf, options: _Options
-) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | None]:
-    """Return a function that begins a span; it raises InstanceTerminated and nothing else."""
+) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | Instance | None]:
+    """Return a function that begins a span; it raises InstanceTerminated and nothing else.
+
+    It returns None if nothing is recorded, and the instance if it has opened one of which nothing is.
+    """
     type_name, envelope = span_type.name, span_type.envelope
     parent, captures_inputs, captures_outputs = options
 
-    def open_scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | None:
-        outer: Any = parent or current.get()
+    def open_scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | Instance | None:
+        outer: Any = current.get() if parent is None else parent
         owns_instance = outer is None
         if owns_instance:
             outer = _context.open_implicit()
@@ -227,7 +234,8 @@ def _opener(
                 return None
         instance = outer if type(outer) is Instance else outer.instance
         if instance is None or not instance.recording:
-            return None
+            # A run that is not recorded is entered all the same: what is called from here is part of it.
+            return outer if owns_instance else None
         if instance.is_terminated:
             instance.check()
         try:
@@ -295,10 +303,17 @@ def span(
     Raises:
         InstanceTerminated: As the step begins, if the platform has terminated the run.
     """
-    options = _Options(parent, capture_inputs, capture_outputs)
+    options = _Options(_known_parent(parent), capture_inputs, capture_outputs)
     if type is None or isinstance(type, (str, SpanType)):
         return SpanBlock(type, title, payload, options)
     return SpanBlock(None, title, payload, options)(type)
+
+
+def _known_parent(parent: Any) -> Any:
+    if parent is None or builtins.type(parent) in (Span, Instance):
+        return parent
+    _guard.logger.warning("span(parent=...) takes an open Span or Instance; what is current is used instead")
+    return None
 
 
 def _type_of(function: Any, name: str | None, title: str | None) -> SpanType:
@@ -344,7 +359,7 @@ def _plain(function: Any) -> Any:
     """Return the function inside a class method, a static method or a property."""
     if isinstance(function, property):
         return function.fget
-    return getattr(function, "__func__", function)
+    return function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
 
 
 def _is_method(function: Any, first: str) -> bool:
@@ -353,22 +368,18 @@ def _is_method(function: Any, first: str) -> bool:
     return first in ("self", "cls") and bool(owner) and not owner.endswith("<locals>")
 
 
-def _captured(value: object, key: bytes, limits: Limits) -> bytes:
-    """Return *value* as a JSON object; one that is none goes under *key*."""
-    data = capture(value, limits)
-    return data if data.startswith(b"{") else b'{"%b":%b}' % (key, data)
-
-
 def _captured_error(error: BaseException | str, limits: Limits) -> bytes:
-    if isinstance(error, BaseException):
-        return capture_exception(error, limits)
+    if issubclass(
+        type(error), BaseException
+    ):  # its type, because isinstance would ask a property of the user's
+        return capture_exception(error, limits)  # type: ignore[arg-type] # the line above says so
     return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits)
 
 
 def _with_items(metadata: bytes | None, items: int | None, *, abandoned: bool) -> bytes:
     """Add to *metadata* what is known about a generator's consumer."""
-    facts = [b'"abandoned":true'] if abandoned else []
-    if items is not None:
+    before = metadata or b"{}"
+    facts = [b'"abandoned":true'] if abandoned and b'"abandoned":' not in before else []
+    if items is not None and b'"items":' not in before:  # a name that the user has taken stays the user's
         facts.append(b'"items":%d' % items)
-    before = [metadata[1:-1]] if metadata and metadata != b"{}" else []
-    return b"{" + b",".join([*before, *facts]) + b"}"
+    return b"{" + b",".join([*([before[1:-1]] if before != b"{}" else []), *facts]) + b"}"

@@ -19,7 +19,6 @@ import orjson
 
 from prefactor_trace._api import Tracer, set_default
 from prefactor_trace._record import InstanceFinished, InstanceRegistered, SpanRecord
-from prefactor_trace._settings import resolve
 from prefactor_trace.exporters import MemoryExporter
 
 if TYPE_CHECKING:
@@ -88,15 +87,15 @@ class Recording:
         """The spans as indented lines of name and status, for one-line assertions and for reading."""
         spans = self.spans
         known = {span.id for span in spans}
-        lines: list[str] = []
-
-        def add(parent: str | None, depth: int) -> None:
-            for span in spans:
-                if (span.parent_id if span.parent_id in known else None) == parent:
-                    lines.append(f"{'  ' * depth}{span.name} {span.status}")
-                    add(span.id, depth + 1)
-
-        add(None, 0)
+        children: dict[str | None, list[RecordedSpan]] = {}
+        for span in spans:
+            children.setdefault(span.parent_id if span.parent_id in known else None, []).append(span)
+        lines = []
+        stack = [(span, 0) for span in reversed(children.get(None, []))]
+        while stack:
+            span, depth = stack.pop()
+            lines.append(f"{'  ' * depth}{span.name} {span.status}")
+            stack += ((child, depth + 1) for child in reversed(children.get(span.id, [])))
         return "\n".join(lines)
 
     def _records(self) -> list[Any]:
@@ -135,7 +134,7 @@ def recording(**settings: Any) -> Iterator[Recording]:
     The environment's PREFACTOR variables are not looked at.
     """
     exporter = MemoryExporter()
-    tracer = Tracer(resolve(settings, environ={}), exporter=exporter, threaded=False)
+    tracer = Tracer(exporter=exporter, threaded=False, environ={}, **settings)
     before = set_default(tracer)
     try:
         yield Recording(tracer, exporter)

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefactor_trace import _capture
+from prefactor_trace import _capture, _readers
 from prefactor_trace._capture import DEFAULT, Limits, capture, capture_exception, capture_object
 
 PATIENT = DEFAULT._replace(max_seconds=10.0)  # for tests of other limits than the time
@@ -41,7 +41,7 @@ class Stranger:
 NAME = f"{__name__}.Stranger"
 
 
-# ---- plain values ----------------------------------------------------------------------------------------------
+# ---- plain values ------------------------------------------------------------------------------------------
 
 integers = st.integers(min_value=-(2**53) + 1, max_value=2**53 - 1)
 atoms = st.none() | st.booleans() | integers | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -93,7 +93,7 @@ def test_a_snapshot_is_taken():
     assert json.loads(captured) == {"messages": [{"role": "user", "content": "hello"}]}
 
 
-# ---- limits ----------------------------------------------------------------------------------------------------
+# ---- limits ------------------------------------------------------------------------------------------------
 
 
 def test_a_long_string_is_cut():
@@ -206,7 +206,7 @@ def test_a_lattice_does_not_explode():
     assert len(capture(lattice)) <= 2 * DEFAULT.max_bytes
 
 
-# ---- what each kind becomes ------------------------------------------------------------------------------------
+# ---- what each kind becomes --------------------------------------------------------------------------------
 
 
 class Colour(enum.Enum):
@@ -364,11 +364,13 @@ def test_keys_become_text():
 
 
 def test_objects_always_come_out_as_objects():
-    """`capture_object` puts whatever is no JSON object under "output", also a marker that stands for a value."""
+    """`capture_object` puts whatever is no JSON object under a key, also a marker that stands for a value."""
     assert json.loads(capture_object({"$type": "mine"})) == {"$type": "mine"}
     assert json.loads(capture_object(Node(1))) == {"value": 1, "next": None}
     for value in (1, None, "text", [1], "x" * 20_000, Stranger(), float("nan")):
         assert json.loads(capture_object(value)) == {"output": read(value)}
+        assert json.loads(capture_object(value, key=b"input")) == {"input": read(value)}
+    assert json.loads(capture_object({"a": 1}, key=b"input")) == {"a": 1}
 
 
 def test_names_of_types_are_bounded():
@@ -377,7 +379,7 @@ def test_names_of_types_are_bounded():
     assert len(capture([kind(), kind])) < 2_000
 
 
-# ---- models of others ------------------------------------------------------------------------------------------
+# ---- models of others --------------------------------------------------------------------------------------
 
 
 def test_pydantic_models_are_read_without_running_them():
@@ -490,7 +492,7 @@ def test_fields_that_are_not_stored_are_left_out():
     assert read(slotted) == {"name": "a"}
 
 
-# ---- no code of the user is run --------------------------------------------------------------------------------
+# ---- no code of the user is run ----------------------------------------------------------------------------
 
 
 class Recorder:
@@ -703,7 +705,7 @@ def test_the_value_is_not_changed():
     assert value == copy
 
 
-# ---- never an exception ----------------------------------------------------------------------------------------
+# ---- never an exception ------------------------------------------------------------------------------------
 
 anything = st.recursive(
     st.none()
@@ -840,7 +842,7 @@ def test_a_container_that_changes_while_it_is_read(failures):
         yield ("b", 2)
 
     rebuild = _capture._Rebuild(PATIENT, PATIENT.max_bytes)
-    opened = _capture._Open(object(), entries, 2, False)
+    opened = _readers.Open(object(), entries, 2, False)
     target: dict[str, Any] = {}
     rebuild.fill(_capture._Branch(object(), opened, target, 1, None))
     assert target == ({"a": 1, "b": 2} if failures == 1 else {"$truncated": {"length": 2}})
@@ -865,7 +867,7 @@ def released_key() -> memoryview:
     return key
 
 
-# ---- exceptions ------------------------------------------------------------------------------------------------
+# ---- exceptions --------------------------------------------------------------------------------------------
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -1006,7 +1008,7 @@ def test_groups_show_their_members():
     assert fastest(lambda: capture_exception(many), 5) < 5 * 2e-3
 
 
-# ---- speed: five times the budget, so that a busy machine does not fail the test -------------------------------
+# ---- speed: five times the budget, so that a busy machine does not fail the test ---------------------------
 
 
 def fastest(function: Any, repeats: int) -> float:

@@ -12,6 +12,7 @@ import pytest
 import prefactor_trace as pt
 from prefactor_trace import _ids
 from prefactor_trace._record import Outcome
+from prefactor_trace.exporters import MemoryExporter
 from prefactor_trace.testing import recording
 
 
@@ -105,13 +106,51 @@ class TestOpening:
         assert version == {"name": "b", "external_identifier": "v1.0.0", "description": "d"}
         assert runtime["prefactor_sdk"] == [f"prefactor-trace@{pt.__version__}"]
 
+    def test_numbers_as_text(self):
+        """A version given as a number is written as one."""
+        with recording() as recorded:
+            with pt.instance(agent_version=1.4):
+                pass
+            assert recorded.instances[0].registered["agent_version"]["external_identifier"] == "1.4"
+
+    def test_evil_options(self):
+        """No option is asked to compare, to be true or false, or to be text."""
+        asked = []
+
+        class Evil:
+            def __eq__(self, other):
+                asked.append("eq")
+                raise SystemExit
+
+            def __bool__(self):
+                asked.append("bool")
+                raise SystemExit
+
+            __hash__ = None
+
+        names = ["agent_id", "agent_name", "agent_version", "description", "environment_id", "purpose"]
+        with recording() as recorded:
+            with pt.instance(**dict.fromkeys([*names, "external_identifier", "id"], Evil())):
+                pass
+            assert recorded.instances[0].status == "complete"
+        assert asked == []
+
     def test_given_id(self):
         """A PFID of the user's own is the run's id."""
         mine = _ids.generate("3nqk8n")
         with recording(), pt.instance(id=mine) as run:
             assert run.id == mine
 
-    @pytest.mark.parametrize("wrong", [{"id": "nonsense"}, {"id": 5}, {"purpose": "fun"}, {"purpose": ["x"]}])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"id": "nonsense"},
+            {"purpose": "fun"},
+            {"agent_name": ["x"]},
+            {"agent_version": b"1"},
+            {"description": ""},
+        ],
+    )
     def test_wrong_options_do_not_stop_the_agent(self, wrong, caplog):
         """A value that cannot be used is said once in the log, and the run goes on without it."""
         with recording() as recorded:
@@ -235,6 +274,16 @@ class TestNesting:
             assert spans["inner-step"].parent_id is None
             assert spans["outer-step"].instance_id == outer.id
 
+    def test_a_tracer_by_hand(self):
+        """A tracer made by hand takes the settings of `configure`, and is not the default."""
+        exporter = MemoryExporter()
+        tracer = pt.Tracer(exporter=exporter, agent_name="second", threaded=False)
+        with tracer.instance(), tracer.span("a"):
+            pass
+        assert tracer.shutdown()[:2] == (4, 4)
+        with pytest.raises(pt.ConfigurationError, match="colour"):
+            pt.Tracer(colour="red")
+
     def test_two_tracers(self):
         """A run goes to its tracer's destination, and spans go with their run."""
         with recording() as first, recording() as second:
@@ -265,6 +314,28 @@ class TestNotRecording:
             runs = len(recorded.instances)
             assert 120 < runs < 280
             assert len(recorded.spans) == 2 * runs
+
+    def test_sub_agents_are_sampled_with_their_run(self):
+        """A recorded run's sub-agents are recorded, too."""
+        with recording(sample_rate=0.5) as recorded:
+            for _ in range(100):
+                with pt.instance(), pt.instance():
+                    pass
+            assert len(recorded.instances) % 2 == 0
+            assert 50 < len(recorded.instances) < 150
+
+    def test_the_programs_random_numbers_stay_as_they_are(self):
+        """Sampling and ids take nothing from the program's own source of randomness."""
+        import random
+
+        random.seed(7)
+        expected = [random.random() for _ in range(5)]
+        random.seed(7)
+        with recording(sample_rate=0.5):
+            for _ in range(20):
+                with pt.instance(), pt.span("a"):
+                    pass
+        assert [random.random() for _ in range(5)] == expected
 
     def test_disabled(self):
         """Disabled means: nothing recorded, nothing sent, nothing different for the program."""

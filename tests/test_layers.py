@@ -14,6 +14,8 @@ import prefactor_trace
 PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
+    {"_readers"},
+    {"_error_text"},
     {"errors", "_version", "_ids", "_capture", "_ending", "_guard", "_local"},
     {"_schema", "_record"},
     {"_outbox"},

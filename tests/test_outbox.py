@@ -239,6 +239,16 @@ class TestRefusal:
         assert deliver(outbox) == ["z"]
         assert outbox.ledger == (6, 1, {"no": 1, "instance no": 4}, 0, {})
 
+    def test_the_same_id_twice(self):
+        """Two runs under one id are one run too many: the second one's records are counted as dropped."""
+        outbox = Outbox()
+        put(outbox, registered(), InstanceStarted("run", 1), registered(), InstanceStarted("run", 1))
+        outbox.flush(0.0)
+
+        assert deliver(outbox) == ["run-register", "run-start"]
+        assert outbox.ledger[:4] == (4, 2, {"same id twice": 2}, 0)
+        assert outbox._bytes == 0
+
 
 class TestTrouble:
     def test_backoff_grows_with_full_jitter(self):
@@ -260,7 +270,7 @@ class TestTrouble:
         outbox.flush(0.0)
         outbox.next(now)
         outbox.resolve(Outcome(trouble="busy"), now, 0.5)
-        assert outbox.next(now) == Wait(pytest.approx(0.5))
+        assert outbox.next(now) == Wait(pytest.approx(0.5), for_news=False)
 
     @pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (0.0, None), (3_600.0, 900.0), (1e12, 900.0)])
     def test_retry_after_is_obeyed_up_to_15_minutes(self, asked, waited):
@@ -272,7 +282,7 @@ class TestTrouble:
         outbox.resolve(Outcome(trouble="busy", retry_after=asked), 0.0, 0.9)
         step = outbox.next(0.0)
 
-        assert step == (Wait(waited) if waited else Send(step.batch))
+        assert step == (Wait(waited, for_news=False) if waited else Send(step.batch))
 
     def test_an_empty_outcome_does_not_spin(self):
         """An exporter that settles nothing and says nothing is asked again after a pause."""
@@ -282,7 +292,7 @@ class TestTrouble:
         outbox.next(0.0)
         outbox.resolve(Outcome(), 0.0, 0.5)
 
-        assert outbox.next(0.0) == Wait(0.5)
+        assert outbox.next(0.0) == Wait(0.5, for_news=False)
 
     def test_an_outcome_about_strangers_changes_nothing(self):
         """Keys that were not in the batch are ignored."""
@@ -388,7 +398,7 @@ class TestClosing:
         outbox.resolve(Outcome(trouble="busy", retry_after=60.0), 0.0, 0.9)
         outbox.close(1.0, 5_000)
 
-        assert outbox.next(1.0) == Wait(59.0)
+        assert outbox.next(1.0) == Wait(59.0, for_news=False)
 
     def test_abandoning_counts_the_rest(self):
         """What could not leave is dropped by the reason given; a late outcome changes nothing."""

@@ -187,6 +187,19 @@ def test_state_dir():
     assert resolve({}, {}).state_dir.parts[-3:] == (".local", "state", "prefactor")
 
 
+def test_no_home(monkeypatch):
+    """A user without a home, as containers have, is no error: there is just no local platform to be found."""
+    from pathlib import Path
+
+    from prefactor_trace import _local
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert _local.find(resolve({}, {}).state_dir) is None
+
+
 def test_log_level():
     """A level is set on our logger only, and handlers are added only where nobody has any."""
     logger = logging.getLogger("prefactor_trace")

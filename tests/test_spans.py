@@ -162,6 +162,22 @@ class TestBlock:
             assert [each.status for each in recorded.instances] == ["complete", "failed"]
             assert recorded.tree() == "add complete\nouter failed\n  inner failed"
 
+    def test_implicit_instances_by_environment(self, monkeypatch):
+        """The variable alone is enough: the first span outside of a run looks at the settings."""
+        monkeypatch.setenv("PREFACTOR_IMPLICIT_INSTANCES", "1")
+        add(1)
+        assert pt.stats().created == 4
+
+    def test_implicit_instances_are_sampled_whole(self):
+        """A step inside of one that was sampled out is not a run of its own."""
+        with recording(implicit_instances=True, sample_rate=0.5) as recorded:
+            for _ in range(200):
+                with pt.span("outer"), pt.span("inner"):
+                    pass
+            names = [span.name for span in recorded.spans]
+            assert 50 < names.count("outer") == names.count("inner") < 150
+            assert len(recorded.instances) == names.count("outer")
+
     def test_span_types(self, recorded):
         """A `SpanType` names the type; without an envelope the payload is sent as it is."""
         kind = pt.SpanType("tool:search", title="Search", envelope=False)
@@ -227,6 +243,31 @@ class TestDecorator:
         assert [call(number) for number, call in enumerate(calls)] == [0, 1, 2, 3, 4]
         assert tool.prop == 6
         assert [span.payload for span in recorded.spans] == [*({"x": number} for number in range(5)), {}]
+
+    def test_bound_methods_and_partials(self, recorded):
+        """What is bound already is not recorded again; its arguments are."""
+        import functools
+
+        class Tool:
+            def method(self, x):
+                return x
+
+        assert pt.span("bound")(Tool().method)(1) == 1
+        assert pt.span("partial")(functools.partial(add.__wrapped__, 1))(b=5) == 6
+        assert [span.payload for span in recorded.spans] == [{"x": 1}, {"b": 5}]
+
+    def test_hostile_options(self, recorded, caplog):
+        """Wrong and evil values for options are said in the log; none of their code runs, and the step is recorded."""
+
+        class Evil:
+            def __getattribute__(self, name):
+                raise SystemExit(name)
+
+        with pt.span("a", parent=Evil(), payload=Evil()) as step:
+            step.set_result(Evil())
+            step.fail(Evil())
+        assert recorded.tree() == "a failed"
+        assert "parent" in caplog.text
 
     def test_is_indistinguishable(self):
         """Signature, names, docstring, kind and pickling are the bare function's."""
@@ -431,8 +472,69 @@ class TestGenerator:
         (span,) = recorded.spans
         assert (span.status, span.metadata) == ("complete", {"abandoned": True})
 
+    def test_blocks_inside(self, recorded):
+        """A block that a generator has entered is current there after every yield, and nowhere else."""
+
+        @pt.span("numbers")
+        def numbers():
+            with pt.span("inner"):
+                yield 1
+                with pt.span("second"):
+                    yield 2
+                with pt.span("third"):
+                    pass
+            with pt.span("after"):
+                pass
+
+        for _ in numbers():
+            assert pt.current_span() is None
+        assert pt.current_span() is None
+        assert recorded.tree() == (
+            "numbers complete\n  inner complete\n    second complete\n    third complete\n  after complete"
+        )
+
+    def test_wrong_arguments(self, recorded):
+        """A call with wrong arguments is a failed step, not one that stays open."""
+
+        @pt.span("numbers")
+        def numbers(x):
+            yield x
+
+        with pytest.raises(TypeError):
+            next(numbers())
+        assert recorded.tree() == "numbers failed"
+
+    def test_metadata_of_the_user(self, recorded):
+        """A name that the user's metadata has taken stays the user's."""
+
+        @pt.span("numbers")
+        def numbers():
+            pt.current_span().set_metadata({"items": "mine"})
+            yield 1
+
+        list(numbers())
+        assert recorded.spans[0].metadata == {"items": "mine"}
+
 
 class TestAsyncGenerator:
+    def test_blocks_inside(self, recorded):
+        """A block that an asynchronous generator has entered is current there after every yield."""
+
+        @pt.span("numbers")
+        async def numbers():
+            with pt.span("inner"):
+                yield 1
+                with pt.span("second"):
+                    yield 2
+
+        async def main():
+            async for _ in numbers():
+                assert pt.current_span() is None
+            assert pt.current_span() is None
+
+        asyncio.run(main())
+        assert recorded.tree() == "numbers complete\n  inner complete\n    second complete"
+
     def test_protocol(self, recorded):
         """Sent and thrown values reach the generator, and between yields the consumer's context is its own."""
 

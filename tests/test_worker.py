@@ -245,6 +245,39 @@ def test_loss_is_said_once_a_minute(make, caplog):
     assert [record.message for record in caplog.records] == ["records dropped, refused: 422"]
 
 
+def test_trouble_is_no_reason_to_work(make):
+    """While the platform is in trouble, new facts do not wake the sender: it knows when to try again."""
+
+    class Down(MemoryExporter):
+        asked = 0
+
+        def export(self, batch):
+            return Outcome(trouble="down", retry_after=30)
+
+    worker = make(Down())
+    steps = []
+    step, worker._step = worker._step, lambda: steps.append(1) or step()
+    put(worker, "first")
+    worker.flush(0.2)
+    before = len(steps)
+    for number in range(200):
+        put(worker, f"s{number}")
+    assert worker.ledger.pending == 201
+    assert len(steps) - before <= 10
+
+
+def test_two_threads_that_flush_inline(make):
+    """Without a sender thread, flushes of several threads take turns: nothing is sent twice."""
+    exporter = MemoryExporter()
+    worker = make(exporter, threaded=False)
+    put(worker, *(f"s{number}" for number in range(2_000)))
+    threads = [threading.Thread(target=worker.flush, args=(10,)) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert worker.ledger[:4] == (2_000, 2_000, {}, 0)
+    assert len(exporter.records) == 2_000
+
+
 def test_many_threads(make):
     """Facts of many threads arrive whole: nothing lost, nothing twice."""
     exporter = MemoryExporter()

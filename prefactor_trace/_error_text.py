@@ -1,0 +1,98 @@
+"""The texts that tell of an exception: its type, its message and its stack.
+
+In comes an exception, with a function that makes text of an argument; out come three strings, each bounded.
+The stack text has files, lines and functions but no source (reading it is slow and can run a loader), then the
+members of a group and the causes, one line each. How arguments become the message is with the readers, since
+exceptions are values too.
+
+What keeps it safe: `__str__` and `__repr__` are never called, the exception's parts are read as its built-in
+base has them, and every chain that could be long or turn in a circle is followed for a fixed number of steps.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from prefactor_trace._readers import MOST_MEMBERS, clean, error_message, getter, members, shorten, type_name
+
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Callable
+
+_FIRST_FRAMES, _LAST_FRAMES, _MOST_FRAMES = 10, 20, 10_000
+_MOST_CAUSES = 8
+
+
+def describe_error(error: BaseException, read: Callable[[Any], str], longest: int) -> dict[str, str]:
+    """Return `error_type`, `message` and `stacktrace` of *error*, its arguments as text by *read*."""
+    return {
+        "error_type": type_name(type(error)),
+        "message": shorten(error_message(error, read), longest),
+        "stacktrace": clean("\n".join(_stack_lines(error))[:8_000]),
+    }
+
+
+def _stack_lines(error: BaseException) -> list[str]:
+    frames = _frames(error)
+    lines = ["Traceback (most recent call last):", *frames] if frames else []
+    lines += [_summary(error), *[f"in the group: {_summary(one)}" for one in _inmost_members(error)]]
+    return lines + _cause_lines(error)
+
+
+def _cause_lines(error: BaseException) -> list[str]:
+    """Describe what led to *error*, a line each, with the frame where it was raised."""
+    lines: list[str] = []
+    seen = [error]
+    while len(seen) <= _MOST_CAUSES:
+        word, before = _cause(seen[-1])
+        if before is None or any(before is one for one in seen):
+            break
+        place = [line.strip() for line in _frames(before)[-1:]]
+        lines.append(f"{word}: {' | '.join([_summary(before), *place])}")
+        seen.append(before)
+    return lines
+
+
+def _cause(error: BaseException) -> tuple[str, BaseException | None]:
+    cause = getter(BaseException, "__cause__")(error)
+    if cause is not None or getter(BaseException, "__suppress_context__")(error):
+        return "caused by", cause
+    return "while handling", getter(BaseException, "__context__")(error)
+
+
+def _summary(error: BaseException) -> str:
+    return f"{type_name(type(error))}: {' '.join(shorten(error_message(error), 300).split())}"
+
+
+def _frames(error: BaseException) -> list[str]:
+    """Describe the first and the last frames of the traceback, a line each."""
+    first: list[types.TracebackType] = []
+    last: deque[types.TracebackType] = deque(maxlen=_LAST_FRAMES)
+    traceback, count = getter(BaseException, "__traceback__")(error), 0
+    while traceback is not None and count < _MOST_FRAMES:
+        (first if count < _FIRST_FRAMES else last).append(traceback)
+        traceback, count = traceback.tb_next, count + 1
+    left_out = count - len(first) - len(last)
+    gap = [f"  ... {left_out} more frames ..."] if left_out else []
+    return [*map(_frame, first), *gap, *map(_frame, last)]
+
+
+def _frame(traceback: types.TracebackType) -> str:
+    code = traceback.tb_frame.f_code
+    file = str.__getitem__(code.co_filename, slice(-120, None))
+    name = str.__getitem__(getattr(code, "co_qualname", code.co_name), slice(-80, None))  # new in Python 3.11
+    return f'  File "{file}", line {traceback.tb_lineno}, in {name}'
+
+
+def _inmost_members(error: BaseException) -> list[BaseException]:
+    """Return the first exceptions in the group *error*, instead of inner groups their members."""
+    found: list[BaseException] = []
+    waiting = members(error)
+    for _ in range(100):  # also ends for groups inside groups inside groups
+        if not waiting or len(found) == MOST_MEMBERS:
+            break
+        inner = members(waiting[0])
+        found += [] if inner else waiting[:1]
+        waiting[:1] = inner
+    return found
