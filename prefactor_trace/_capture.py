@@ -99,7 +99,7 @@ def capture_exception(error: BaseException, limits: Limits = DEFAULT) -> bytes:
     The message is made of the exception's arguments; see `_error_text` for the stack text.
     """
     try:
-        return orjson.dumps(describe_error(error, _argument, limits.max_string))
+        return trimmed(orjson.dumps(describe_error(error, _argument, limits.max_string)))
     except Exception:  # as in capture
         return b'{"error_type":"unknown","message":"","stacktrace":""}'
 
@@ -139,9 +139,18 @@ def _encode_plain(value: object, limits: Limits, room: int, depth: int) -> bytes
         room = _room_left(value, room, depth, longest, texts)
         if room < 0 or (texts and not _fit(texts, room, longest)):
             return None
-        return orjson.dumps(value, None, _OPTIONS)
+        return trimmed(orjson.dumps(value, None, _OPTIONS))
     except Exception:  # a surrogate, a big int, a key that is no string, a dict changed by another thread
         return None
+
+
+def trimmed(encoded: bytes) -> bytes:
+    """Return *encoded* in no more memory than it needs.
+
+    orjson 3.12 and later leave what they return in a buffer that is 4 KiB too large, and it waits long here
+    (home-assistant/core#181245). Joined with nothing, it is copied; beyond 16 KiB the copy costs more than the waste.
+    """
+    return b"".join((encoded, b"")) if len(encoded) < 16_384 else encoded
 
 
 def _room_left(value: Any, room: int, depth: int, longest: int, texts: list[str]) -> int:
@@ -273,7 +282,7 @@ class _Rebuild:
         root = self.read(value, None)
         while self.waiting and self.room > 0:
             self.fill(self.waiting.popleft())
-        return orjson.dumps(root, None, _OPTIONS)
+        return trimmed(orjson.dumps(root, None, _OPTIONS))
 
     def read(self, value: Any, parent: _Branch | None) -> object:
         """Return what stands for *value*: JSON, or a container that is filled later."""

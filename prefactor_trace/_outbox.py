@@ -91,7 +91,8 @@ class Outbox:
         self._tight = limits.buffer_bytes * 7 // 8
         self._open: dict[str, tuple[float, SpanStarted]] = {}  # since when
         self._announced: dict[str, SpanStarted] = {}
-        self._waiting: dict[str, tuple[int, float, Record, int]] = {}  # ticket, since when, what, its size
+        # Spans by their id, instance records by their key → ticket, since when, what, its size.
+        self._waiting: dict[str, tuple[int, float, Record, int]] = {}
         self._bytes = 0
         self._running: set[str] = set()  # instances registered and not finished
         self._dead: dict[str, str] = {}  # instances the platform refused → why
@@ -142,8 +143,9 @@ class Outbox:
         if started is None:  # its start was given up, or belongs to the process we were forked from
             return False
         record = SpanRecord(started, ended, opened is None)
-        size = started.size + ended.size
-        self._bytes += size - started.size
+        added = ended.size
+        size = started.size + added
+        self._bytes += added
         if self._bytes > self._tight:
             self._bytes -= size
             smaller = self._without_data(record)
@@ -153,7 +155,7 @@ class Outbox:
             record, size = smaller, smaller.size
             self._bytes += size
         self._ticket += 1
-        self._waiting[ended.id if opened else record.key] = (self._ticket, now, record, size)
+        self._waiting[ended.id] = (self._ticket, now, record, size)
         return len(self._waiting) == self._limits.batch_size
 
     def _put_instance(self, fact: InstanceRecord, now: float) -> bool:
@@ -220,15 +222,16 @@ class Outbox:
     def _cut(self, now: float) -> dict[str, Record]:
         batch: dict[str, Record] = {}
         size = 0
-        for _, _, record, _ in self._waiting.values():
-            if record.key in batch:
+        for key, (_, _, record, record_size) in self._waiting.items():
+            if key in batch:
                 continue
             line = self._line(record, batch)
-            size += sum(map(_size_of, line))
+            size += record_size if len(line) == 1 else sum(map(_size_of, line))
             if batch and (len(batch) + len(line) > self._limits.batch_size or size > _BATCH_BYTES):
                 break
-            batch.update((each.key, each) for each in line)
-            if line[-1].key != record.key:
+            for each in line:
+                batch[each.key] = each
+            if record.key not in batch:
                 break  # not the record itself is going, so nothing behind it may: it could be its run's finish
         for since, started in self._open.values():
             if since + self._limits.live_after > now or len(batch) >= self._limits.batch_size:
@@ -256,9 +259,10 @@ class Outbox:
         """Return what the platform must be sent to know the span; None if it knows it, or never will."""
         if span_id in self._open:
             return SpanRecord(self._open[span_id][1], None)
-        if span_id in self._waiting:  # a finish is filed under another key: that span is known
-            return self._waiting[span_id][2]  # type: ignore[return-value] # a span's id is the key of a span
-        return None
+        waiting = self._waiting.get(span_id)
+        if waiting is None or waiting[2].announced:  # type: ignore[union-attr] # under a span's id is a span
+            return None
+        return waiting[2]  # type: ignore[return-value]
 
     def _sendable(self, record: SpanRecord) -> SpanRecord:
         parent = record.started.parent_id
@@ -306,7 +310,7 @@ class Outbox:
     def _take_delivered(self, record: Record) -> None:
         if type(record) is SpanRecord and record.ended is None:
             self._announce(record)
-        elif self._forget(record.key):
+        elif self._forget(record.id if type(record) is SpanRecord else record.key):
             self._delivered += 1
 
     def _announce(self, record: SpanRecord) -> None:
@@ -315,11 +319,10 @@ class Outbox:
         if self._open.pop(record.id, None):
             self._announced[record.id] = record.started
         elif record.id in self._waiting:  # it ended while its announcement was on the way
-            # Rebuilt, because the finish must keep its place: before the finish of its instance.
+            # The finish keeps its place: before the finish of its instance.
             ticket, since, ended, size = self._waiting[record.id]
-            finish = ended._replace(announced=True)  # type: ignore[call-arg] # a span's id is the key of a span
-            moved = {record.id: (finish.key, (ticket, since, finish, size))}
-            self._waiting = dict(moved.get(key, (key, each)) for key, each in self._waiting.items())
+            finish = ended._replace(announced=True)  # type: ignore[call-arg] # under a span's id is a span
+            self._waiting[record.id] = (ticket, since, finish, size)
 
     def _take_refused(self, record: Record, reason: str) -> None:
         if type(record) is not SpanRecord:
@@ -330,7 +333,7 @@ class Outbox:
         opened = self._open.pop(record.id, None) if record.ended is None else None
         if opened:
             self._bytes -= record.started.size
-        if opened or self._forget(record.id if record.ended is None else record.key):
+        if opened or self._forget(record.id):
             self._lose(record.started, reason)
 
     def _forget(self, key: str) -> bool:

@@ -15,6 +15,7 @@ alone, and counted) or trouble (`_TroubleError`: the conversation ends, and what
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Generator
 from datetime import datetime, timedelta, timezone
@@ -46,7 +47,7 @@ _FINAL_STATUSES = (400, 409, 413, 422)
 _NO_SUCH_CALL = (404, 405, 501)
 _RENAMED_KEPT = 50_000
 NOT_SENDABLE = "not sendable: it cannot be written as JSON"
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC; without saying so it is written without an offset
 
 
 class Request(NamedTuple):
@@ -97,7 +98,9 @@ class Learned:
             self.renamed[our_id] = known  # moved to the end: a long run is asked for with each of its spans
             return known
         # Ids made before the first answer have no partition, those made for another account have a wrong one.
-        return our_id if self.partition is None else _ids.with_partition(our_id, self.partition)
+        if self.partition is None or our_id.startswith(self.partition, 10):
+            return our_id
+        return _ids.with_partition(our_id, self.partition)
 
     def learn(self, our_id: str, wire_id: str) -> None:
         """Note the id that the platform gave to *our_id*, and the partition in it."""
@@ -437,12 +440,16 @@ def _payload(record: SpanRecord) -> dict[str, Any] | orjson.Fragment:
     if not started.envelope:
         return orjson.Fragment(inputs or b"{}")
     envelope: dict[str, Any] = {"name": started.name}
-    parts = [("inputs", inputs)]
-    if ended is not None:
-        parts += [("metadata", ended.metadata), ("error", ended.error)]
-        if ended.error is not None:  # the error takes the place of the result; what was set is kept here
-            parts.append(("outputs", ended.result))
-    envelope.update((key, orjson.Fragment(part)) for key, part in parts if part is not None)
+    if inputs is not None:
+        envelope["inputs"] = orjson.Fragment(inputs)
+    if ended is None:
+        return envelope
+    if ended.metadata is not None:
+        envelope["metadata"] = orjson.Fragment(ended.metadata)
+    if ended.error is not None:
+        envelope["error"] = orjson.Fragment(ended.error)
+        if ended.result is not None:  # the error takes the place of the result; what was set is kept here
+            envelope["outputs"] = orjson.Fragment(ended.result)
     return envelope
 
 
@@ -474,8 +481,13 @@ def _late_result(ended: SpanEnded, *, envelope: bool) -> bytes | None:
 
 def iso(nanoseconds: int) -> str:
     """RFC 3339, UTC with Z and microseconds (section 1.8)."""
-    moment = _EPOCH + timedelta(microseconds=nanoseconds // 1_000)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{_iso_second(seconds)}.{rest // 1_000:06d}Z"
+
+
+@functools.lru_cache(maxsize=8)  # the moments of a batch lie in few seconds
+def _iso_second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()
 
 
 def _encode(body: dict[str, Any]) -> bytes | None:

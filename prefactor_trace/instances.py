@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import orjson
 
 from prefactor_trace import _guard, _ids
+from prefactor_trace._capture import trimmed
 from prefactor_trace._context import Block, Scope, current
 from prefactor_trace._ending import ending_of
 from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted
@@ -260,7 +261,7 @@ def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
         "purpose": _purpose(options.get("purpose")),
         "agent_version": _without_none(version),
     }
-    return orjson.dumps(_without_none(body))
+    return trimmed(orjson.dumps(_without_none(body)))
 
 
 def _text(name: str, value: Any) -> str | None:

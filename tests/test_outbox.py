@@ -142,6 +142,17 @@ class TestAnnouncing:
 
         assert step.batch == (SpanRecord(started("a"), ended("a", result=b"{}"), announced=True),)
 
+    def test_a_known_parent_is_not_taken_along(self):
+        """The finish of a parent that was announced keeps its place, behind the children that ended before it."""
+        outbox = Outbox()
+        put(outbox, started("a"), started("b", "a"), ended("b"))
+        outbox.flush(0.0)
+        deliver(outbox)
+        put(outbox, started("c", "a"), ended("c"), ended("a"))
+        outbox.flush(0.0)
+
+        assert deliver(outbox) == ["c", "a-end"]
+
     def test_an_old_open_span_is_announced(self):
         """A span open for `live_after` seconds is shown, though nobody waits for it."""
         outbox = Outbox(Limits(live_after=5.0))
