@@ -3,7 +3,7 @@
 In: tag and attribute names written in our own source, and anything at all as content. Out: `Html`, the only thing
 sent without escaping, which only `element` and `document` make. So a page cannot forget to escape, and what an
 agent recorded stays text: no markup, no link, no control character that reorders or hides what stands beside it.
-Pure; no request, no store.
+Pure; no request, no store, no clock.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from functools import lru_cache
 from html import escape
 from typing import TypeAlias
 from urllib.parse import quote, urlencode
+
+NOTHING = "\N{EN DASH}"  # stands where there is no value
 
 # What a reader would not see, or would be deceived by: C0 and C1 controls (but tab and line ends), zero-width
 # spaces, bidirectional overrides, invisible tag characters, noncharacters, and halves of surrogate pairs, which
@@ -38,9 +40,8 @@ _JSON_TOKEN = re.compile(
     r"|(?P<number>-?\d[\d.eE+-]*)|(?P<word>\b(?:true|false|null)\b)"
 )
 _JSON_ESCAPE = re.compile(r"(\\.)")
-_COLOURED_JSON = (
-    200_000  # characters; beyond this the elements cost the browser more than they help the reader
-)
+# Beyond this many characters the elements cost the browser more than they help the reader.
+_LONGEST_COLOURED_JSON = 200_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -107,7 +108,7 @@ def pretty_json(value: object) -> Html:
     # `visible` keeps it valid: its escapes are JSON's, and such characters only stand inside strings.
     text = visible(json.dumps(value, indent=2, ensure_ascii=False))
     return element(
-        "pre", element("code", text if len(text) > _COLOURED_JSON else _coloured(text)), class_="json"
+        "pre", element("code", text if len(text) > _LONGEST_COLOURED_JSON else _coloured(text)), class_="json"
     )
 
 
@@ -116,9 +117,8 @@ def moment(timestamp: object) -> int | None:
     try:
         # Python 3.10 does not read the Z.
         read = datetime.fromisoformat(str(timestamp).replace("Z", "+00:00"))
-        return (
-            read.replace(tzinfo=read.tzinfo or timezone.utc).astimezone(timezone.utc) - _EPOCH
-        ) // _MICROSECOND
+        in_utc = read.replace(tzinfo=read.tzinfo or timezone.utc).astimezone(timezone.utc)
+        return (in_utc - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):
         return None
 
@@ -127,7 +127,7 @@ def time_of(timestamp: object) -> Content:
     """Show a timestamp in UTC with milliseconds. What is not a timestamp is shown as it came."""
     at = moment(timestamp)
     if at is None:
-        return "\N{EN DASH}" if timestamp is None else str(timestamp)
+        return NOTHING if timestamp is None else str(timestamp)
     read = _EPOCH + at * _MICROSECOND
     return element("time", read.isoformat(" ", "milliseconds")[:23], datetime=read.isoformat())
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from prefactor_trace import _ids
-from prefactor_trace.server import LocalPlatform, _html, _viewer
+from prefactor_trace.server import LocalPlatform, _html, _tree, _viewer
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -1054,14 +1054,14 @@ def test_times_are_shown_in_utc_with_milliseconds(timestamp, expected):
 )
 def test_ticks_are_short(microseconds, expected):
     """A round time needs no zeros."""
-    assert _viewer._tick(microseconds) == expected
+    assert _tree._tick(microseconds) == expected
 
 
 @pytest.mark.parametrize("power", range(15))
 def test_the_axis_has_a_few_round_ticks_at_every_length(power):
     """From a microsecond to thirty years."""
     for factor in (1, 3, 7):
-        ticks = list(_viewer._Axis(0, factor * 10**power, is_open=False).ticks())
+        ticks = list(_tree._Axis(0, factor * 10**power, is_open=False).ticks())
         assert 1 <= len(ticks) <= 6
         assert all(0 <= place < 100 for place, _ in ticks)
 
