@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from prefactor_trace import _context, _guard
 from prefactor_trace._settings import resolve
 from prefactor_trace._tracer import TracerCore
-from prefactor_trace.errors import ConfigurationError
 from prefactor_trace.instances import InstanceBlock, open_instance
 from prefactor_trace.spans import span
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Mapping
 
     from prefactor_trace._record import Ledger
@@ -75,6 +74,16 @@ class Tracer(TracerCore):
 _lock = threading.Lock()
 _configuring = threading.Lock()
 _default: Tracer | None = None
+
+
+def _begin_in_child() -> None:
+    """After a fork, have locks that nobody holds."""
+    global _lock, _configuring
+    _lock, _configuring = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def configure(
@@ -163,7 +172,7 @@ def _get_default() -> Tracer:
 def _configure_from_environment() -> Tracer:
     try:
         return configure()
-    except ConfigurationError as error:  # nobody called configure, so nobody can catch this
+    except Exception as error:  # nobody called configure, so nobody can catch this
         _guard.logger.error("%s; nothing is recorded", error)
     tracer = Tracer(disabled=True, environ={})
     set_default(tracer)

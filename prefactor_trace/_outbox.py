@@ -167,6 +167,9 @@ class Outbox:
             self._dead.pop(instance_id, None)
         elif reason is None and type(fact) is InstanceRegistered:
             self._running.add(instance_id)
+        if reason is None and type(fact) is InstanceRegistered and self._bytes > self._limits.buffer_bytes:
+            reason = self._dead[instance_id] = "overflow"  # the whole run: half of it would be of no use
+            self._running.discard(instance_id)
         if reason is None and fact.key in self._waiting:
             reason = "same id twice"
         if reason is not None:
@@ -290,6 +293,7 @@ class Outbox:
                 self._unsure.add(record.id)
         for instance_id, reason in outcome.dead.items():
             self._bury(instance_id, reason)
+        self._running.difference_update(outcome.terminated)  # nothing is finished over what was terminated
         self._notes.update(outcome.notes)
         self._reachable = outcome.reachable
         self._nowhere = outcome.nowhere
@@ -412,10 +416,6 @@ class Outbox:
         self._unsure.clear()
         self._in_flight = ()
         self._bytes = 0
-
-    def note(self, remark: str) -> None:
-        """Add a remark to the ledger."""
-        self._notes[remark] += 1
 
     def _count_dropped(self, reason: str) -> None:
         self._dropped[reason] += 1

@@ -177,6 +177,8 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
     unknown = set(arguments) - {knob.name for knob in dataclasses.fields(Settings) if knob.metadata}
     if unknown:
         raise ConfigurationError(f"there is no setting called {', '.join(sorted(unknown))}")
+    if environ.get("PREFACTOR_DISABLED") and _switch_or_on(environ["PREFACTOR_DISABLED"]):
+        return Settings(disabled=True, state_dir=_default_state_dir(environ))
     chosen: dict[str, Any] = {}
     for knob in dataclasses.fields(Settings):
         env = knob.metadata.get("env")
@@ -186,8 +188,6 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
             chosen[knob.name] = _parse(knob, arguments[knob.name], knob.name)
         elif environ.get(env):
             chosen[knob.name] = _parse(knob, environ[env], env)
-    if environ.get("PREFACTOR_DISABLED") and _switch_or_on(environ["PREFACTOR_DISABLED"]):
-        chosen["disabled"] = True
     chosen.setdefault("state_dir", _default_state_dir(environ))
     settings = Settings(**chosen)
     _require_safe(settings)
@@ -199,9 +199,13 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
 def _parse(knob: dataclasses.Field[Any], value: object, source: str) -> Any:
     try:
         return knob.metadata["parse"](value)
-    except ValueError as error:
-        # An address with an @ may hold a password. `from None`: the cause may hold the value.
-        shown = "" if not knob.repr or "@" in str(value) else f" (got {str(value)[:80]!r})"
+    except (ValueError, RuntimeError) as error:  # RuntimeError: a path below a home that nobody has
+        # An address with an @ may hold a password, a query a token. `from None`: the cause may hold the value.
+        shown = (
+            ""
+            if not knob.repr or any(sign in str(value) for sign in "@?#")
+            else f" (got {str(value)[:80]!r})"
+        )
         raise ConfigurationError(f"{source} {error}{shown}") from None
 
 

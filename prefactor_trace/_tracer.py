@@ -6,7 +6,7 @@ Instances hold their tracer and hand it facts; it hands them back what the platf
 from __future__ import annotations
 
 import atexit
-import functools
+import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prefactor_trace._local import Destination
-    from prefactor_trace._record import Fact, Ledger, Outcome
+    from prefactor_trace._record import Ledger, Outcome
     from prefactor_trace._schema import Schema
     from prefactor_trace._settings import Settings
     from prefactor_trace.exporters import Exporter
@@ -61,12 +61,12 @@ class TracerCore:
         self._is_partition_told = False
         self._listeners: weakref.WeakValueDictionary[str, Listener] = weakref.WeakValueDictionary()
         limits = Limits(settings.buffer_bytes, settings.batch_size, settings.batch_delay, settings.live_after)
-        self._worker = Worker(
-            limits, lambda: exporter or self._http_exporter(), self._heard, threaded=threaded
-        )
-        self.put: Callable[[Fact], None] = self._worker.put  # one attribute away: every span calls it twice
+        self._is_over_http = exporter is None
+        make_exporter = self._http_exporter if exporter is None else lambda: exporter
+        self._worker = Worker(limits, make_exporter, self._heard, threaded=threaded)
+        self.put = self._worker.put  # one attribute away: every span calls it twice
         apply_log_level(settings.log_level)
-        atexit.register(self._at_exit)
+        _alive.append(self)
 
     # -- for instances and spans ---------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class TracerCore:
 
     def viewer_url(self, wire_id: str) -> str | None:
         """Return the run's page in the local platform's viewer; None if records go elsewhere."""
-        destination = self._locate()
+        destination = self._locate() if self._is_over_http else None
         if destination is None or not is_loopback(destination.url):
             return None
         return f"{destination.url}/instances/{wire_id}"
@@ -120,20 +120,28 @@ class TracerCore:
         afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program.
         """
         self._worker.shutdown(self.settings.exit_timeout if timeout is None else timeout)
-        atexit.unregister(self._at_exit)
+        if self in _alive:
+            _alive.remove(self)
         return self.stats()
 
     async def aflush(self, timeout: float = 10.0) -> Ledger:
         """Like `flush`, without holding up the event loop."""
-        from anyio import to_thread
-
-        return await to_thread.run_sync(functools.partial(self.flush, timeout), abandon_on_cancel=True)
+        deadline = time.monotonic() + timeout
+        ticket = self._worker.ask(timeout)
+        if ticket is not None:
+            if self._worker.is_threaded:
+                await _until(lambda: self._worker.is_settled(ticket), deadline)
+            else:
+                self._worker.flush(timeout)
+        return self.stats()
 
     async def ashutdown(self, timeout: float | None = None) -> Ledger:
         """Like `shutdown`, without holding up the event loop."""
-        from anyio import to_thread
-
-        return await to_thread.run_sync(functools.partial(self.shutdown, timeout), abandon_on_cancel=True)
+        deadline = time.monotonic() + (self.settings.exit_timeout if timeout is None else timeout)
+        if self._worker.is_threaded and self._worker.close(deadline):
+            await _until(lambda: self._worker.is_stopped, deadline)
+            self._worker.abandon()
+        return self.shutdown(0.0)
 
     # -- inside --------------------------------------------------------------------------------------------
 
@@ -156,8 +164,28 @@ class TracerCore:
             if (listener := self._listeners.get(instance_id)) is not None:
                 listener.heard_terminated(reason)
 
-    def _at_exit(self) -> None:
-        try:
-            self.shutdown()
-        except Exception:  # the program's end is not ours to disturb
-            _guard.failed("shut down at exit")
+
+async def _until(is_done: Callable[[], bool], deadline: float) -> None:
+    """Look again and again. No thread waits in our place: one that is waiting would hold up the program's end."""
+    from anyio import sleep
+
+    pause = 0.001
+    while not is_done() and time.monotonic() < deadline:
+        await sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+# Those that may still have something to deliver when the program ends.
+_alive: list[TracerCore] = []
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Let all tracers deliver at once, in the time of the most patient one."""
+    try:
+        deadline = time.monotonic() + max((each.settings.exit_timeout for each in _alive), default=0.0)
+        closed = [each._worker for each in _alive if each._worker.close(deadline)]  # noqa: SLF001 - its own
+        for worker in closed:
+            worker.wait_and_abandon(deadline)
+    except Exception:  # the program's end is not ours to disturb
+        _guard.failed("shut down at exit")

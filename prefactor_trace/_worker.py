@@ -1,14 +1,18 @@
 """The thread around the outbox: facts come in on any thread, batches go out on one.
 
-`put` never waits. It leaves the fact in an inbox (appending to a deque is atomic). Whoever finds the inbox filled, or
-sends, carries it over to the outbox, unless somebody is there already. So a destructor that records while its own
-thread is at the outbox cannot deadlock, and no caller ever stands behind the network.
+`put` never waits. It leaves the fact in an inbox (appending to a deque is atomic) from where the sender carries it over
+to the outbox. Only while the sender is held up by the network, and the inbox fills, does the caller carry it over, if
+nobody is there just then. So a destructor or a signal handler that records while its own thread is at the outbox cannot
+deadlock, and no caller ever stands behind the network. Every wait for the lock has an end, because a signal can leave a
+lock held for good.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import queue
 import threading
 import time
 import weakref
@@ -20,7 +24,7 @@ from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
 from prefactor_trace._record import Ledger, Outcome, SpanStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from prefactor_trace._record import Fact
     from prefactor_trace.exporters import Exporter
@@ -29,11 +33,32 @@ logger = logging.getLogger("prefactor_trace")
 
 # The same loss is told once a minute at most.
 _QUIET_SECONDS = 60.0
-# Facts are carried over to the outbox in lots: half the cost of one by one, and no more memory than 8 MiB.
+# So many facts wake the sender; so many more it must be held up: 1,024 of up to 16 KB are 16 MiB beside the outbox.
 _INBOX_LENGTH = 32
+_INBOX_FULL = 1_024
+HEAVY = 16 * 1024
+"""Facts from this many bytes on are carried over at once, so that the inbox stays small."""
+# The longest that anybody waits for the lock without having said how long; it is held for milliseconds.
+_LOCK_SECONDS = 2.0
 # After a thread could not be started, recording goes on and the next try waits.
 _THREAD_RETRY_SECONDS = 5.0
 _AFTER_ERROR_SECONDS = 1.0
+
+
+class _Bell:
+    """Wakes the sender. Unlike an Event, a signal handler that has interrupted a ring may ring it again."""
+
+    def __init__(self) -> None:
+        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ring(self) -> None:
+        if self._rings.empty():
+            self._rings.put(None)
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait for a ring, at most *seconds*."""
+        with contextlib.suppress(queue.Empty):
+            self._rings.get(timeout=None if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
 
 class Worker:
@@ -68,7 +93,7 @@ class Worker:
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
         self._sending = threading.Lock()
-        self._wake = threading.Event()
+        self._bell = _Bell()
         self._asleep = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -81,40 +106,39 @@ class Worker:
     def begin_in_child(self) -> None:
         """Start afresh after a fork: what waits is the parent's to send, its locks and sockets are the parent's."""
         # Kept alive and untouched: closing an inherited connection could speak on the parent's socket.
-        _inherited.append((self._exporter, self._lock, self._progress, self._wake, self._thread))
+        _inherited.append((self._exporter, self._lock, self._progress, self._bell, self._thread))
         self._begin()
 
     # -- any thread ----------------------------------------------------------------------------------------
 
-    def put(self, fact: Fact) -> None:
-        """Take a fact. Never waits for anybody."""
+    def put(self, fact: Fact, *, heavy: bool = False) -> None:
+        """Take a fact. Never waits for anybody. *heavy*: it has HEAVY bytes or more."""
         self._inbox.append(fact)
         # The beginning of a span is no reason to wake the sender: there is nothing to send yet.
         if self._asleep and type(fact) is not SpanStarted:
             self._asleep = False
-            self._wake.set()
-        if len(self._inbox) >= _INBOX_LENGTH and self._carry_over():
-            self._wake.set()
+            self._bell.ring()
+        length = len(self._inbox)
+        if length >= _INBOX_LENGTH or heavy:
+            if length == _INBOX_LENGTH:
+                self._bell.ring()
+            if length >= _INBOX_FULL or heavy:
+                self._carry_over()
         if self._thread is None and self._threaded:
             self._start_thread()
 
-    def _carry_over(self) -> bool:
-        full_batch = False
-        # Asked again after letting go: a fact may have come while we held the lock and its owner could not.
-        while len(self._inbox) >= _INBOX_LENGTH and self._lock.acquire(blocking=False):
+    def _carry_over(self) -> None:
+        if self._lock.acquire(blocking=False):
             try:
-                full_batch = self._carry_over_locked() or full_batch
+                self._carry_over_locked()
             finally:
                 self._lock.release()
-        return full_batch
 
-    def _carry_over_locked(self) -> bool:
-        full_batch = False
+    def _carry_over_locked(self) -> None:
         now = time.monotonic()
         inbox, outbox = self._inbox, self._outbox
         while inbox:
-            full_batch = outbox.put(inbox.popleft(), now) or full_batch
-        return full_batch
+            outbox.put(inbox.popleft(), now)
 
     def _start_thread(self) -> None:
         if (
@@ -136,78 +160,128 @@ class Worker:
     @property
     def ledger(self) -> Ledger:
         """The account of everything put so far."""
-        with self._lock:
-            self._carry_over_locked()
+        with self._locked(_LOCK_SECONDS) as mine:
+            if mine:
+                self._carry_over_locked()
             return self._outbox.ledger
 
-    def note(self, remark: str) -> None:
-        """Add a remark to the ledger."""
-        with self._lock:
-            self._outbox.note(remark)
+    @contextlib.contextmanager
+    def _locked(self, seconds: float) -> Iterator[bool]:
+        """Hold the lock for the block, if it can be had within *seconds*; say whether it could."""
+        mine = self._lock.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._lock.release()
 
     def flush(self, timeout: float) -> Ledger:
         """Wait until everything recorded so far is delivered or dropped, at most *timeout* seconds."""
-        if threading.current_thread() is self._thread:  # the sender would wait for itself
-            return self.ledger
         deadline = time.monotonic() + timeout
-        with self._lock:
+        ticket = self.ask(timeout)
+        if ticket is not None:
+            self._drive(deadline, lambda: self.is_settled(ticket))
+        return self.ledger
+
+    def ask(self, timeout: float) -> int | None:
+        """Let everything recorded so far leave at once. Return a ticket for `is_settled`; None: do not wait."""
+        if threading.current_thread() is self._thread:  # the sender would wait for itself
+            return None
+        with self._locked(timeout) as mine:
+            if not mine:
+                return None
             self._carry_over_locked()
             ticket = self._outbox.flush(time.monotonic())
-        self._drive(deadline, lambda: self._stopped or self._outbox.is_settled(ticket))
-        return self.ledger
+        self._bell.ring()
+        return ticket
+
+    def is_settled(self, ticket: int) -> bool:
+        """Say whether everything that was recorded when *ticket* was given is delivered or dropped."""
+        return self._stopped or self._outbox.is_settled(ticket)
+
+    @property
+    def is_threaded(self) -> bool:
+        """Whether a thread is sending, so that waiting is enough."""
+        return self._thread is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the sender has come to its end."""
+        return self._stopped
 
     def shutdown(self, timeout: float) -> Ledger:
         """Send what can be sent within *timeout* seconds, give up the rest, and stop. Further facts are dropped."""
-        if self._stopped or threading.current_thread() is self._thread:
-            return self.ledger
         deadline = time.monotonic() + timeout
-        with self._lock:
-            self._carry_over_locked()
-            self._outbox.close(time.monotonic(), time.time_ns())
-            self._stop_at = deadline
+        if self.close(deadline):
+            self.wait_and_abandon(deadline)
+        return self.ledger
+
+    def wait_and_abandon(self, deadline: float) -> None:
+        """After `close`: let the sender come to its end until *deadline*, and give up the rest."""
         self._drive(deadline, lambda: self._stopped)
-        with self._lock:
+        self.abandon()
+
+    def close(self, deadline: float) -> bool:
+        """Take nothing more, and let everything leave until *deadline* (monotonic). False: it was closed before."""
+        if self._stop_at is not None or threading.current_thread() is self._thread:
+            return False
+        with self._locked(deadline - time.monotonic()) as mine:
+            if mine:
+                self._carry_over_locked()
+                self._outbox.close(time.monotonic(), time.time_ns())
+            self._stop_at = deadline
+        self._bell.ring()
+        return True
+
+    def abandon(self) -> None:
+        """Give up what has not left since `close`, and say so."""
+        with self._locked(_LOCK_SECONDS) as mine:
             self._stopped = True
-            self._carry_over_locked()
-            self._outbox.abandon("exit")
-            if self._thread is None:
-                self._exporter.close()
+            if mine:
+                self._carry_over_locked()
+                self._outbox.abandon("exit")
+        if self._thread is None:
+            self._close_exporter()
         lost = self.ledger.dropped.get("exit", 0)
         if lost:
             logger.warning("%d records could not be delivered before the end and are lost", lost)
-        return self.ledger
+
+    def _close_exporter(self) -> None:
+        try:
+            self._exporter.close()
+        except Exception as error:  # the user's exporter; there is nothing left to lose
+            logger.warning("%s raised %s when closed", type(self._exporter).__name__, type(error).__name__)
 
     def _drive(self, deadline: float, is_done: Callable[[], bool]) -> None:
         """Let the sender work until *is_done* or *deadline*; without a thread, be the sender."""
         if self._thread is None:
             self._drive_inline(deadline, is_done)
             return
-        self._wake.set()
-        with self._progress:
-            while not is_done():
+        with self._locked(deadline - time.monotonic()) as mine:
+            while mine and not is_done():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
-                self._progress.wait(left)
+                self._progress.wait(min(left, threading.TIMEOUT_MAX))
 
     def _drive_inline(self, deadline: float, is_done: Callable[[], bool]) -> None:
         while not is_done():
-            pause = self._step()
+            left = deadline - time.monotonic()
+            pause = self._step(max(0.0, left))
             if isinstance(pause, Done):
                 return
             if pause is not None:
-                left = deadline - time.monotonic()
                 if pause.seconds is None or pause.seconds >= left:
                     return
-                self._wake.wait(pause.seconds)
+                self._bell.wait(pause.seconds)
 
     # -- the sender thread ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
             try:
-                pause = self._step()
-            except Exception:  # an error of ours must not silence the sender for good
+                pause = self._step(threading.TIMEOUT_MAX)
+            except BaseException:  # whatever it is, and whosever, it must not silence the sender for good
                 _guard.failed("send a batch")
                 pause = Wait(_AFTER_ERROR_SECONDS)
             if pause is None:
@@ -217,19 +291,25 @@ class Worker:
             self._asleep = pause.for_news and (
                 pause.seconds is None or pause.seconds > self._limits.batch_delay
             )
-            if not self._inbox:  # else a fact has come since we looked, and whoever brought it saw us awake
-                self._wake.wait(pause.seconds)
+            if not (
+                self._asleep and self._inbox
+            ):  # else a fact came since we looked, and its bringer saw us awake
+                self._bell.wait(pause.seconds)
             self._asleep = False
-            self._wake.clear()
         with self._progress:
             self._stopped = True
             self._progress.notify_all()
-        self._exporter.close()
+        self._close_exporter()
 
-    def _step(self) -> Wait | Done | None:
+    def _step(self, patience: float) -> Wait | Done | None:
         """Send one batch if one is due, and return None; else return what to wait for."""
-        with self._sending:  # a flush without a thread, and the thread that has started meanwhile, take turns
+        # A flush without a thread, and the thread that has started meanwhile, take turns.
+        if not self._sending.acquire(timeout=min(patience, threading.TIMEOUT_MAX)):
+            return Wait(None)
+        try:
             return self._step_alone()
+        finally:
+            self._sending.release()
 
     def _step_alone(self) -> Wait | Done | None:
         with self._lock:

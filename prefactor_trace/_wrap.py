@@ -83,10 +83,10 @@ def _generator(function: Callable[..., Any], open_scope: Open) -> Any:
         scope = open_scope(args, kwargs)
         if scope is None:
             return (yield from function(*args, **kwargs))
-        inside, items = scope, 0
+        inside, items, value, is_left = scope, 0, None, False
         try:
             generator = function(*args, **kwargs)
-            step, value = generator.send, None
+            step = generator.send
             while True:
                 token = current.set(inside)
                 try:
@@ -96,30 +96,20 @@ def _generator(function: Callable[..., Any], open_scope: Open) -> Any:
                     leave(token, inside)
                 items += 1
                 try:
-                    value = yield item
-                    step = generator.send
-                except GeneratorExit:
-                    raise
+                    step, value = generator.send, (yield item)
                 except BaseException as error:
-                    step, value = generator.throw, error
+                    step, value, is_left = generator.throw, error, type(error) is GeneratorExit
         except StopIteration as stop:
-            scope.returned(stop.value, items)
+            scope.abandoned(items) if is_left else scope.returned(stop.value, items)
             return stop.value
         except GeneratorExit:
-            try:
-                token = current.set(inside)
-                try:
-                    generator.close()
-                finally:
-                    leave(token, current.get())
-            except BaseException as error:
-                scope.raised(error)
-                raise
             scope.abandoned(items)
             raise
         except BaseException as error:
             scope.raised(error)
             raise
+        finally:
+            value = None
 
     return wrapper
 

@@ -212,7 +212,8 @@ def open_instance(tracer: TracerCore, options: dict[str, Any]) -> Instance:
     """Begin a run. Never raises; a run that cannot be recorded goes on unrecorded."""
     around = current_instance()
     # Whole runs are sampled: a sub-agent's run is recorded if the one around it is.
-    recording = tracer.is_sampled() if around is None else around.recording and not tracer.settings.disabled
+    is_outermost = around is None or around._tracer is not tracer  # noqa: SLF001 - one of our own
+    recording = tracer.is_sampled() if is_outermost else around.recording  # type: ignore[union-attr]
     try:
         run = Instance(tracer, _given_id(options) or tracer.new_id(), recording=recording)
         run.start(_register_body(tracer, options) if recording else b"")

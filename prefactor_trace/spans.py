@@ -18,6 +18,7 @@ from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._ending import ending_of
 from prefactor_trace._record import SpanEnded, SpanStarted
 from prefactor_trace._schema import SpanType, by_name, declare, of_program
+from prefactor_trace._worker import HEAVY
 from prefactor_trace._wrap import wrap
 from prefactor_trace.instances import Instance
 
@@ -52,6 +53,7 @@ class Span(Scope):
     instance: Instance | None = None
     started_at: int = 0
     clock: int = 0
+    keeps_payload: bool = True
     keeps_result: bool = True
     owns_instance: bool = False
     _ended: bool = False
@@ -71,7 +73,7 @@ class Span(Scope):
 
     def set_payload(self, payload: object) -> None:
         """Replace what went into the step. Copied now: later changes to *payload* are not seen."""
-        if self.instance is not None:
+        if self.instance is not None and self.keeps_payload:
             self._payload = capture_object(payload, self.instance.input_limits, b"input")
 
     def set_result(self, result: object) -> None:
@@ -133,7 +135,11 @@ class Span(Scope):
             if error is None or status != "failed":
                 status = self._status or status
             parts = (self._result, self._error, self._metadata, self._payload)
-            instance.put(_fact(SpanEnded, (self.own_id, status or "complete", finished_at, *parts)))
+            fact = _fact(SpanEnded, (self.own_id, status or "complete", finished_at, *parts))
+            if fact.size < HEAVY:
+                instance.put(fact)
+            else:
+                instance.put(fact, heavy=True)
         except Exception:
             _guard.failed("end a span")
             # Better without its data than for ever open. Out of stack, say, this fails as well, and is the last try.
@@ -234,9 +240,11 @@ def _opener(
             instance.check()
         try:
             payload = None
+            opened = Span()
             if instance.captures_inputs if captures_inputs is None else captures_inputs:
                 payload = payload_of(args, kwargs, instance.input_limits)
-            opened = Span()
+            else:
+                opened.keeps_payload = False
             opened.instance = instance
             opened.own_id = own_id = instance.new_id()
             if owns_instance:
@@ -245,7 +253,10 @@ def _opener(
             opened.started_at = started_at = time.time_ns()
             outer_id = None if outer is instance else outer.own_id
             parts = (own_id, instance.own_id, outer_id, type_name, name, started_at, payload, envelope)
-            instance.put(_fact(SpanStarted, parts))
+            if payload is None or len(payload) < HEAVY:
+                instance.put(_fact(SpanStarted, parts))
+            else:
+                instance.put(_fact(SpanStarted, parts), heavy=True)
             # Read last, so that what recording costs is not part of the step's duration.
             opened.clock = time.perf_counter_ns()
         except Exception:
@@ -297,7 +308,9 @@ def span(
         InstanceTerminated: As the step begins, if the platform has terminated the run.
     """
     options = _Options(_known_parent(parent), capture_inputs, capture_outputs)
-    if type is None or isinstance(type, (str, SpanType)):
+    if type is None or issubclass(
+        builtins.type(type), (str, SpanType)
+    ):  # its type: isinstance would ask the object
         return SpanBlock(type, title, payload, options)
     return SpanBlock(None, title, payload, options)(type)
 

@@ -116,14 +116,64 @@ def test_unhandled_exception(tmp_path):
 
 
 def test_records_in_exit_handlers(tmp_path):
-    """What the program records in its own exit handlers is counted, not an error."""
+    """What the program records in its own exit handlers is taken along, or counted if it comes after us."""
     program = (
-        "import atexit, prefactor_trace as pt\n"
+        "import atexit\n"
         "def late():\n    with pt.instance(), pt.span('late'):\n        pass\n    print(pt.stats().dropped)\n"
-        "atexit.register(late)\npt.configure()\n"
+        "atexit.register(late)\n"
+        "import prefactor_trace as pt\n"
+        "atexit.register(late)\n"
         "with pt.instance():\n    pass\n"
     )
     done, _ = run(program, tmp_path)
     assert done.returncode == 0
-    assert "'after_shutdown'" in done.stdout
+    assert done.stdout == "{}\n{'exit': 7, 'after_shutdown': 4}\n"
     assert "Traceback" not in done.stderr
+
+
+def test_an_abandoned_flush(tmp_path, untraced_seconds):
+    """A flush that somebody gave up waiting for does not hold up the end."""
+    program = (
+        "import asyncio, prefactor_trace as pt\n"
+        "async def main():\n"
+        "    async with pt.instance():\n        pass\n"
+        "    try:\n        await asyncio.wait_for(pt.aflush(30), 0.1)\n"
+        "    except asyncio.TimeoutError:\n        print('gave up')\n"
+        "asyncio.run(main())\n"
+    )
+    with HostileServer(hostile_server.never_answering) as server:
+        done, seconds = run(program, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="t")
+    assert (done.returncode, done.stdout) == (0, "gave up\n")
+    assert seconds - untraced_seconds < 3.5
+
+
+def test_several_tracers(tmp_path, untraced_seconds):
+    """Several tracers share the two seconds."""
+    program = (
+        "import prefactor_trace as pt\n"
+        "for number in range(3):\n"
+        "    with pt.configure(agent_name=str(number)).instance():\n        pass\n"
+    )
+    with HostileServer(hostile_server.never_answering) as server:
+        done, seconds = run(program, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="t")
+    assert done.returncode == 0
+    assert seconds - untraced_seconds < 2.9
+    assert done.stderr.count("3 records could not be delivered") == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_signal_handler_that_shuts_down(tmp_path):
+    """The usual handler for SIGTERM, called wherever the program is, ends it in time."""
+    program = (
+        "import signal, sys, os, threading, prefactor_trace as pt\n"
+        "def end(*_):\n    pt.shutdown()\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "with pt.instance():\n"
+        "    while True:\n"
+        "        with pt.span('step', payload={'x': 'y' * 100}):\n            pass\n"
+    )
+    for _ in range(5):
+        done, seconds = run(program, tmp_path)
+        assert done.returncode == 0
+        assert seconds < 10

@@ -353,6 +353,26 @@ class TestFull:
         assert adds_up(ledger)
         assert outbox._bytes <= 100_000
 
+    def test_runs_are_dropped_whole(self):
+        """A run that begins when the buffer is full is dropped whole, and counted; memory stays bounded."""
+        outbox = Outbox(Limits(buffer_bytes=50_000))
+        for number in range(1_000):
+            run = f"run{number}"
+            put(
+                outbox,
+                registered(run),
+                InstanceStarted(run, 1),
+                started(f"s{number}", run=run),
+                ended(f"s{number}"),
+            )
+            put(outbox, InstanceFinished(run, 2, "complete"))
+        ledger = outbox.ledger
+
+        assert adds_up(ledger)
+        assert ledger.created == 4_000
+        assert outbox._bytes <= 55_000
+        assert not outbox._dead
+
     def test_room_comes_back(self):
         """What is delivered makes room to the last byte."""
         outbox = Outbox(Limits(buffer_bytes=100_000))
@@ -375,6 +395,18 @@ class TestClosing:
         assert [record.key for record in records] == ["run-register", "run-start", "a", "b", "run-finish"]
         assert [records[2].ended.status, records[4].status] == ["failed", "failed"]
         assert b'"Interrupted"' in records[3].ended.error
+
+    def test_what_was_terminated_is_not_finished(self):
+        """Nothing is finished over the platform's state, not at the end either."""
+        outbox = Outbox()
+        put(outbox, registered(), InstanceStarted("run", 1))
+        outbox.flush(0.0)
+        step = outbox.next(0.0)
+        outbox.resolve(Outcome(delivered=frozenset(keys(step)), terminated={"run": "policy"}), 0.0, 0.5)
+        outbox.close(0.0, 5_000)
+
+        assert outbox.next(0.0) == Done()
+        assert outbox.ledger[:4] == (2, 2, {}, 0)
 
     def test_done_when_all_is_delivered(self):
         """A closed outbox is done when nothing waits, and what comes after is dropped and counted."""

@@ -138,6 +138,7 @@ def test_plain_http_to_another_machine():
 def test_disabled_beats_everything(word):
     """The off-switch in the environment wins over arguments, in whatever words."""
     assert resolve({"disabled": False}, {"PREFACTOR_DISABLED": word}).disabled
+    assert resolve({}, {"PREFACTOR_DISABLED": word, "PREFACTOR_SAMPLE_RATE": "3"}).disabled
 
 
 def test_not_disabled():

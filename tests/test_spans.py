@@ -120,6 +120,7 @@ class TestBlock:
             add(1)
             pt.span(capture_inputs=True, capture_outputs=True)(add.__wrapped__)(1)
             with pt.span("c", payload=1) as step:
+                step.set_payload(2)
                 step.set_result(1)
             spans = recorded.spans
         assert [(span.payload, span.result) for span in spans] == [
@@ -442,6 +443,40 @@ class TestGenerator:
             span.status,
             span.metadata,
         ) == ("complete", {"abandoned": True, "items": 3})
+
+    def test_closing_is_the_generators_own_affair(self, recorded):
+        """What a generator does when it is closed, it does decorated, too; and nothing of an error is kept."""
+
+        @pt.span("stubborn")
+        def stubborn():
+            try:
+                yield 1
+            except GeneratorExit:
+                yield 2
+
+        steps = stubborn()
+        next(steps)
+        with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+            steps.close()
+
+        @pt.span("polite")
+        def polite():
+            try:
+                yield 1
+            except GeneratorExit:
+                return "bye"
+
+        steps = polite()
+        next(steps)
+        with pytest.raises(StopIteration) as stop:
+            steps.throw(GeneratorExit())
+        assert stop.value.value == "bye"
+        assert recorded.spans[-1].metadata == {"items": 1, "abandoned": True} or recorded.spans[
+            -1
+        ].metadata == {
+            "abandoned": True,
+            "items": 1,
+        }
 
     def test_failing(self, recorded):
         """An exception inside fails the span and goes on; later steps end as the bare generator's would."""

@@ -245,6 +245,41 @@ def test_loss_is_said_once_a_minute(make, caplog):
     assert [record.message for record in caplog.records] == ["records dropped, refused: 422"]
 
 
+def test_a_lock_that_a_signal_left_held(make):
+    """If an interrupt leaves the lock held for good, nobody who waits for us hangs."""
+    worker = make(MemoryExporter(), threaded=False)
+    put(worker, "a")
+    worker._lock.acquire()
+    started = time.perf_counter()
+    worker.flush(0.1)
+    assert time.perf_counter() - started < 4
+    worker._lock.release()
+    assert worker.flush(5).delivered == 1
+
+
+def test_an_exporter_that_cannot_be_closed(make, caplog):
+    """An error in closing is said, and goes no further."""
+
+    class Stuck(MemoryExporter):
+        def close(self):
+            raise OSError("disk gone")
+
+    worker = make(Stuck())
+    put(worker, "a")
+    assert worker.shutdown(5).delivered == 1
+    worker._thread.join(5)
+    assert "Stuck raised OSError when closed" in caplog.text
+
+
+def test_any_timeout(make):
+    """A time for ever, or longer than a lock can wait, is a time like others."""
+    worker = make(MemoryExporter())
+    put(worker, "a")
+    assert worker.flush(float("inf")).delivered == 1
+    put(worker, "b")
+    assert worker.flush(1e12).delivered == 2
+
+
 def test_trouble_is_no_reason_to_work(make):
     """While the platform is in trouble, new facts do not wake the sender: it knows when to try again."""
 
@@ -256,7 +291,7 @@ def test_trouble_is_no_reason_to_work(make):
 
     worker = make(Down())
     steps = []
-    step, worker._step = worker._step, lambda: steps.append(1) or step()
+    step, worker._step = worker._step, lambda patience: steps.append(1) or step(patience)
     put(worker, "first")
     worker.flush(0.2)
     before = len(steps)

@@ -6,7 +6,7 @@ collapsing) by asking for the same pages again. Every page is made from elements
 agent recorded is ever markup. Nothing changes on GET. Pages are made on Starlette's worker threads.
 
 Here are the routes, and the frame that every page has. What stands in it is made by `_lists.py`, and by `_run_page.py`
-with `_tree.py` and `span_details.py`; what these share is in `_parts.py`.
+with `_tree.py` and `_details.py`; what these share is in `_parts.py`.
 """
 
 from __future__ import annotations
