@@ -120,7 +120,7 @@ class TracerCore:
         afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program.
         """
         self._worker.shutdown(self.settings.exit_timeout if timeout is None else timeout)
-        if self in _alive:
+        if self._worker.is_closed and self in _alive:  # else the end of the program tries again
             _alive.remove(self)
         return self.stats()
 

@@ -38,8 +38,8 @@ _INBOX_LENGTH = 32
 _INBOX_FULL = 1_024
 HEAVY = 16 * 1024
 """Facts from this many bytes on are carried over at once, so that the inbox stays small."""
-# The longest that anybody waits for the lock without having said how long; it is held for milliseconds.
-_LOCK_SECONDS = 2.0
+# The longest that anybody waits for the lock; it is held for milliseconds, unless a signal has left it held for good.
+_LOCK_SECONDS = 0.5
 # After a thread could not be started, recording goes on and the next try waits.
 _THREAD_RETRY_SECONDS = 5.0
 _AFTER_ERROR_SECONDS = 1.0
@@ -93,6 +93,7 @@ class Worker:
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
         self._sending = threading.Lock()
+        self._carrier: int | None = None
         self._bell = _Bell()
         self._asleep = False
         self._thread: threading.Thread | None = None
@@ -130,8 +131,10 @@ class Worker:
     def _carry_over(self) -> None:
         if self._lock.acquire(blocking=False):
             try:
+                self._carrier = threading.get_ident()
                 self._carry_over_locked()
             finally:
+                self._carrier = None
                 self._lock.release()
 
     def _carry_over_locked(self) -> None:
@@ -168,7 +171,9 @@ class Worker:
     @contextlib.contextmanager
     def _locked(self, seconds: float) -> Iterator[bool]:
         """Hold the lock for the block, if it can be had within *seconds*; say whether it could."""
-        mine = self._lock.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
+        # A signal handler or a destructor that has interrupted its own thread's carrying cannot wait for it.
+        patience = 0.0 if self._carrier == threading.get_ident() else max(0.0, min(seconds, _LOCK_SECONDS))
+        mine = self._lock.acquire(timeout=patience)
         try:
             yield mine
         finally:
@@ -222,16 +227,25 @@ class Worker:
         self.abandon()
 
     def close(self, deadline: float) -> bool:
-        """Take nothing more, and let everything leave until *deadline* (monotonic). False: it was closed before."""
-        if self._stop_at is not None or threading.current_thread() is self._thread:
+        """Take nothing more, and let everything leave until *deadline* (monotonic).
+
+        False: it was closed before, or cannot be closed just now, from within a signal handler.
+        """
+        if self.is_closed or threading.current_thread() is self._thread:
             return False
         with self._locked(deadline - time.monotonic()) as mine:
-            if mine:
-                self._carry_over_locked()
-                self._outbox.close(time.monotonic(), time.time_ns())
+            if not mine:
+                return False
+            self._carry_over_locked()
+            self._outbox.close(time.monotonic(), time.time_ns())
             self._stop_at = deadline
         self._bell.ring()
         return True
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` has been done."""
+        return self._stop_at is not None
 
     def abandon(self) -> None:
         """Give up what has not left since `close`, and say so."""

@@ -257,6 +257,26 @@ def test_a_lock_that_a_signal_left_held(make):
     assert worker.flush(5).delivered == 1
 
 
+def test_a_signal_handler_in_the_middle_of_carrying(make):
+    """Whoever has interrupted its own thread at the outbox gets an answer at once, and the end comes later."""
+    worker = make(MemoryExporter(), threaded=False)
+    put(worker, "a")
+
+    def interrupted(fact, now):
+        started = time.perf_counter()
+        worker.shutdown(5)
+        seconds.append(time.perf_counter() - started)
+        return original(fact, now)
+
+    seconds = []
+    original, worker._outbox.put = worker._outbox.put, interrupted
+    worker._carry_over()
+    worker._outbox.put = original
+
+    assert max(seconds) < 0.3
+    assert worker.shutdown(5)[:4] == (1, 1, {}, 0)
+
+
 def test_an_exporter_that_cannot_be_closed(make, caplog):
     """An error in closing is said, and goes no further."""
 
