@@ -43,6 +43,7 @@ test: lint
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/span_overhead.py
+	$(BIN)/python benchmarks/import_time.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis
