@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from prefactor_trace._schema import Schema
 
-SpanStatus: TypeAlias = Literal["active", "complete", "failed", "cancelled"]
 FinalStatus: TypeAlias = Literal["complete", "failed", "cancelled"]
 
 # What a span weighs beside its data: the tuples, strings and table entries around it. Measured: 650 on CPython 3.11.

@@ -137,11 +137,12 @@ class TracerCore:
 
     async def ashutdown(self, timeout: float | None = None) -> Ledger:
         """Like `shutdown`, without holding up the event loop."""
-        deadline = time.monotonic() + (self.settings.exit_timeout if timeout is None else timeout)
+        seconds = self.settings.exit_timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
         if self._worker.is_threaded and self._worker.close(deadline):
             await _until(lambda: self._worker.is_stopped, deadline)
             self._worker.abandon()
-        return self.shutdown(0.0)
+        return self.shutdown(seconds)  # closed already, this only says what became of it
 
     # -- inside --------------------------------------------------------------------------------------------
 

@@ -305,9 +305,8 @@ class Worker:
             self._asleep = pause.for_news and (
                 pause.seconds is None or pause.seconds > self._limits.batch_delay
             )
-            if not (
-                self._asleep and self._inbox
-            ):  # else a fact came since we looked, and its bringer saw us awake
+            came_meanwhile = self._asleep and self._inbox  # and whoever brought it may have seen us awake
+            if not came_meanwhile:
                 self._bell.wait(pause.seconds)
             self._asleep = False
         with self._progress:
