@@ -19,6 +19,8 @@ from prefactor_trace.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from prefactor_trace.http.models.agent_instance import DataRisk
+
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
@@ -33,13 +35,14 @@ class SpanType:
         template: Liquid text for the one-line summary; fields are addressed as `inputs.…`, results by name.
         params_schema: JSON Schema of the payload. Default: any object.
         result_schema: JSON Schema of the result. Default: any object.
-        data_risk: The platform's `data_risk` object (API contract section 7.3), sent as it is.
+        data_risk: What the step does and with what data (API contract section 7.3), as an object or as
+            `prefactor_trace.http.models.DataRisk`. What is left out is `unknown` to the platform.
         envelope: True sends `{name, inputs, metadata, error}` with the payload under `inputs`, as the official
             adaptors do, and places `params_schema` there too. False sends payload and schema exactly as given,
             for agents whose schema exists on the platform already; metadata has no place there and is not sent.
 
     Raises:
-        ConfigurationError: The name is empty, or a schema is not JSON.
+        ConfigurationError: The name is empty, a text is none, or a schema is not a JSON object.
     """
 
     name: str
@@ -48,13 +51,21 @@ class SpanType:
     template: str | None = None
     params_schema: Mapping[str, Any] | None = field(default=None, hash=False)
     result_schema: Mapping[str, Any] | None = field(default=None, hash=False)
-    data_risk: Mapping[str, Any] | None = field(default=None, hash=False)
+    data_risk: Mapping[str, Any] | DataRisk | None = field(default=None, hash=False)
     envelope: bool = True
 
     def __post_init__(self) -> None:
         """Refuse here, where it is written, what the platform would refuse with the whole run."""
         if not isinstance(self.name, str) or not self.name:
             raise ConfigurationError("SpanType: the name must be a text that is not empty")
+        for name in ("title", "description", "template"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigurationError(f"SpanType {self.name!r}: {name} must be a text")
+        for name in ("params_schema", "result_schema"):
+            if not isinstance(getattr(self, name), dict | None):
+                raise ConfigurationError(f"SpanType {self.name!r}: {name} must be a JSON object")
+        if not _is_risk(self.data_risk):
+            raise ConfigurationError(f"SpanType {self.name!r}: data_risk must be an object of objects")
         try:
             orjson.dumps(self.to_wire())
         except TypeError as error:
@@ -67,7 +78,7 @@ class SpanType:
             "title": self.title,
             "description": self.description,
             "template": self.template,
-            "data_risk": self.data_risk,
+            "data_risk": _whole_risk(self.data_risk),
         }
         return {
             "name": self.name,
@@ -75,6 +86,29 @@ class SpanType:
             "result_schema": self.result_schema or _ANY_OBJECT,
             **{key: value for key, value in optional.items() if value is not None},
         }
+
+
+_RISK_PARTS = ("action_profile", "params_data_categories", "result_data_categories")
+
+
+def _is_risk(risk: object) -> bool:
+    if isinstance(risk, dict):
+        return all(isinstance(risk.get(part, {}), dict) for part in _RISK_PARTS)
+    if risk is None:
+        return True
+    from prefactor_trace.http.models.agent_instance import (
+        DataRisk,
+    )  # loads pydantic: only for those who use it
+
+    return isinstance(risk, DataRisk)
+
+
+def _whole_risk(risk: Mapping[str, Any] | DataRisk | None) -> dict[str, Any] | None:
+    """Return *risk* as an object with all its parts: the platform knows no half one."""
+    if risk is None:
+        return None
+    given = risk if isinstance(risk, dict) else risk.model_dump()  # type: ignore[union-attr]
+    return {**{part: {} for part in _RISK_PARTS}, **given}
 
 
 def _in_envelope(params: Mapping[str, Any]) -> dict[str, Any]:

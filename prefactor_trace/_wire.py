@@ -16,9 +16,8 @@ alone, and counted) or trouble (`_TroubleError`: the conversation ends, and what
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Generator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
@@ -31,6 +30,7 @@ from prefactor_trace._record import (
     Outcome,
     SpanRecord,
 )
+from prefactor_trace.http._protocol import Meaning, meaning_of_code, meaning_of_status, retry_after_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 # A refused token is tried again now and then: it may have been suspended by mistake.
 _UNAUTHORIZED_PAUSE_SECONDS = 60.0
-# Error codes of a bulk output that say the item itself is wrong (section 1.5); others are asked about singly.
-_FINAL_CODES = ("bad_request", "not_found", "invalid_action", "validation_errors", "validation_error")
-# Statuses that are about what we sent, whoever answers them. Any other refusal must be in the platform's own words.
-_FINAL_STATUSES = (400, 409, 413, 422)
-# Statuses of a bulk request that say there is no such call here; nobody has seen the live one take spans.
-_NO_SUCH_CALL = (404, 405, 501)
+# What is about what we sent, whoever says it. Any other refusal must be in the platform's own words.
+_FINAL = (Meaning.INVALID, Meaning.CONFLICT, Meaning.TOO_LARGE)
+# Answers to a bulk request that say there is no such call here; nobody has seen the live platform take spans.
+_NO_SUCH_CALL = (Meaning.NOT_FOUND, Meaning.UNSUPPORTED)
+# Refusals of a finish after which another status is worth a try.
+_REFUSED_STATE = (Meaning.INVALID, Meaning.CONFLICT)
 _RENAMED_KEPT = 50_000
 NOT_SENDABLE = "not sendable: it cannot be written as JSON"
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC; without saying so it is written without an offset
@@ -120,12 +120,12 @@ def deliver(batch: Sequence[Record], learned: Learned) -> Conversation:
 class _Refusal(NamedTuple):
     """The platform understood the request and will not have it."""
 
-    status: int
+    meaning: Meaning
     reason: str
 
 
-_NOT_SENDABLE = _Refusal(0, NOT_SENDABLE)
-_NO_BULK = _Refusal(0, "no bulk")
+_NOT_SENDABLE = _Refusal(Meaning.OTHER, NOT_SENDABLE)
+_NO_BULK = _Refusal(Meaning.UNSUPPORTED, "no bulk")
 
 
 class _TroubleError(Exception):
@@ -190,7 +190,7 @@ class _Delivery:
     def _register(self, record: InstanceRegistered) -> _Steps:
         try:
             body = register_body(record)
-        except TypeError:  # a schema of what is not JSON
+        except (TypeError, ValueError):  # a schema of what is not JSON, or not a schema
             self._bury(record, _NOT_SENDABLE)
             return
         wire_id = self._learned.wire_id(record.instance_id)
@@ -198,7 +198,8 @@ class _Delivery:
         if _ids.partition_of(wire_id) != _ids.NO_PARTITION:
             body["id"] = wire_id
         reply = yield from self._post("agent_instance/register", body)
-        if self._learned.partition is None and _is_refused_content(reply) and body.pop("id", None):
+        is_invalid = isinstance(reply, _Refusal) and reply.meaning is Meaning.INVALID
+        if is_invalid and self._learned.partition is None and body.pop("id", None):
             # Perhaps only our id is wrong: it was made for another account, by a hint or before the destination
             # changed (section 6).
             body["idempotency_key"] += "-unnamed"
@@ -215,7 +216,7 @@ class _Delivery:
 
     def _start(self, record: InstanceStarted) -> _Steps:
         reply = yield from self._instance_call(record, "start", {"timestamp": iso(record.at)})
-        if isinstance(reply, _Refusal) and reply.status == 404:
+        if isinstance(reply, _Refusal) and reply.meaning is Meaning.NOT_FOUND:
             self._bury(record, reply)
         else:
             self._settle(record, reply)
@@ -268,7 +269,7 @@ class _Delivery:
             reply = yield from self._bulk_call(records)
             if not isinstance(reply, _Refusal):
                 records = yield from self._settle_outputs(records, reply)
-            elif reply.status == 413:
+            elif reply.meaning is Meaning.TOO_LARGE:
                 half = len(records) // 2
                 yield from self._create_all(records[:half])
                 records = records[half:]
@@ -282,7 +283,7 @@ class _Delivery:
         if body is None:
             return _NOT_SENDABLE
         answer = yield Request("bulk", body)
-        if isinstance(answer, Response) and answer.status in _NO_SUCH_CALL:
+        if isinstance(answer, Response) and meaning_of_status(answer.status) in _NO_SUCH_CALL:
             return _NO_BULK
         reply = _judge(answer)
         # An answer of another shape than we know tells nothing; single calls will.
@@ -308,7 +309,7 @@ class _Delivery:
             code = output.get("code")
             if output.get("status") != "error" and self._is_about(record, output.get("details")):
                 self._take_created(record, output)
-            elif output.get("status") == "error" and code in _FINAL_CODES:
+            elif output.get("status") == "error" and meaning_of_code(code) is not Meaning.OTHER:
                 self._refuse_created(record, f"refused: {code}")
             else:  # the single call is surer: it has a status
                 yield from self._create(record)
@@ -379,8 +380,8 @@ class _Delivery:
         return _judge(answer)
 
     def _settle(self, record: InstanceRecord | SpanRecord, reply: _Reply) -> None:
-        """Close *record*. A 409 says that the platform holds the state already, or a later one (section 2.5)."""
-        if isinstance(reply, _Refusal) and reply.status != 409:
+        """Close *record*. A conflict says that the platform holds the state already, or a later one (section 2.5)."""
+        if isinstance(reply, _Refusal) and reply.meaning is not Meaning.CONFLICT:
             self._refused[record.key] = reply.reason
         else:
             self._delivered.add(record.key)
@@ -400,12 +401,21 @@ class _Delivery:
 
 
 def register_body(record: InstanceRegistered) -> dict[str, Any]:
-    """Return the body of a register call (section 2.2), without id. Raises TypeError if the schema is not JSON."""
-    return {
-        **orjson.loads(record.body),
-        "agent_schema_version": record.schema.to_wire(),
-        "idempotency_key": record.key,
-    }
+    """Return the body of a register call (section 2.2), without id.
+
+    Raises TypeError or ValueError if the schema is not JSON, or not a schema.
+    """
+    # Here, because it loads pydantic: on the sender thread, when the first run is registered.
+    from prefactor_trace.http.models.agent_instance import RegisterAgentInstanceRequest
+
+    request = RegisterAgentInstanceRequest.model_validate(
+        {
+            **orjson.loads(record.body),
+            "agent_schema_version": record.schema.to_wire(),
+            "idempotency_key": record.key,
+        }
+    )
+    return request.model_dump(by_alias=True, exclude_none=True)
 
 
 def bulk_item(record: SpanRecord, details: dict[str, Any]) -> dict[str, Any]:
@@ -506,25 +516,27 @@ def _judge(answer: Answer) -> _Reply:
     if isinstance(answer, Unreachable):
         raise _TroubleError(f"the platform cannot be reached ({answer.why})", reachable=False)
     status, body = answer.status, _json_object(answer.body)
-    if 200 <= status < 300:
+    meaning = meaning_of_status(status)
+    if meaning is Meaning.SUCCESS:
         if body is None or body.get("status") == "error":
             raise _TroubleError(
                 f"the platform answered {status} with something that is not the Prefactor API's"
             )
         return body
-    if status in (401, 403):
+    if meaning is Meaning.UNAUTHORIZED:
         why = f"the platform refused the token ({status}); check PREFACTOR_API_TOKEN"
         raise _TroubleError(why, retry_after=_UNAUTHORIZED_PAUSE_SECONDS)
-    if status in (408, 425, 429) or (status >= 500 and status not in (501, 505)):
-        raise _TroubleError(f"the platform answered {status}", retry_after=_retry_after(answer))
+    if meaning is Meaning.TRANSIENT:
+        wait = retry_after_seconds(answer.retry_after, answer.received_at)
+        raise _TroubleError(f"the platform answered {status}", retry_after=wait)
     # Anything between us and the platform may answer 404 or 3xx; only the platform's own word is final.
-    is_final = status in _FINAL_STATUSES or (body is not None and body.get("status") == "error")
+    is_final = meaning in _FINAL or (body is not None and body.get("status") == "error")
     if status < 400 or not is_final:
         raise _TroubleError(f"the platform answered {status}; is this the address of a Prefactor API?")
     code = body.get("code") if body else None
     # The code goes into log lines, so it must be a word.
     known = isinstance(code, str) and code.isidentifier()
-    return _Refusal(status, f"refused: {code[:40]}" if known else f"refused: {status}")  # type: ignore[index]
+    return _Refusal(meaning, f"refused: {code[:40]}" if known else f"refused: {status}")  # type: ignore[index]
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
@@ -535,37 +547,13 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def _retry_after(answer: Response) -> float | None:
-    """Read Retry-After, as seconds or as a date. None for what makes no sense: negative, past, NaN."""
-    from email.utils import parsedate_to_datetime  # slow to load, and rarely needed
-
-    text = answer.retry_after
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(text)
-            # The oldest of the three forms names no zone; all dates of HTTP are in UTC.
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-            seconds = moment.timestamp() - answer.received_at
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
 def _has_output(reply: dict[str, Any], record: SpanRecord) -> bool:
     outputs = reply.get("outputs")
     return isinstance(outputs, dict) and isinstance(outputs.get(record.key), dict)
 
 
-def _is_refused_content(reply: _Reply) -> bool:
-    return isinstance(reply, _Refusal) and reply.status in (400, 422)
-
-
 def _is_refused_state(reply: _Reply) -> bool:
-    return isinstance(reply, _Refusal) and reply.status in (400, 409, 422)
+    return isinstance(reply, _Refusal) and reply.meaning in _REFUSED_STATE
 
 
 def _require_named(details: object, wire_id: str, what: str) -> None:

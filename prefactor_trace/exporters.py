@@ -19,7 +19,6 @@ from prefactor_trace._record import (
     Outcome,
     SpanRecord,
 )
-from prefactor_trace._version import __version__
 from prefactor_trace._wire import (
     NOT_SENDABLE,
     Learned,
@@ -30,6 +29,7 @@ from prefactor_trace._wire import (
     span_details,
     span_end,
 )
+from prefactor_trace.http._protocol import headers as api_headers
 
 if TYPE_CHECKING:
     import os
@@ -111,20 +111,10 @@ class HttpExporter:
             self._destination = destination
             logger.info("records go to %s", destination.url)
         if self._connection is None:
-            headers = _headers(destination.token)
+            # Our answers are small; and one that is not packed cannot be a bomb.
+            headers = api_headers(destination.token) | {"Accept-Encoding": "identity"}
             self._connection = Connection(destination.url, headers, timeout=self._timeout, proxy=self._proxy)
         return self._connection
-
-
-def _headers(token: str) -> dict[str, str]:
-    return {
-        "Authorization": f"Bearer {token}",
-        "Content-Type": "application/json",
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",
-        "User-Agent": f"prefactor-trace/{__version__}",
-        "X-Prefactor-SDK": f"prefactor-trace@{__version__}",
-    }
 
 
 class FileExporter:
@@ -160,7 +150,7 @@ class FileExporter:
 def _line(record: Record) -> bytes | None:
     try:
         return orjson.dumps(_item(record), option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # a schema or a name of what is not JSON
+    except (TypeError, ValueError):  # a schema or a name of what is not JSON
         return None
 
 

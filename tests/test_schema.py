@@ -10,6 +10,7 @@ import pytest
 import prefactor_trace as pt
 from prefactor_trace import _schema
 from prefactor_trace._record import InstanceRegistered
+from prefactor_trace.http.models import ActionProfile, DataCategories, DataRisk
 from prefactor_trace.testing import recording
 
 
@@ -64,12 +65,42 @@ def test_explicit_types():
         "title": "Search",
         "description": "Looks.",
         "template": "{{ inputs.q }}",
-        "data_risk": {"action_profile": {"read_data": "allowed"}},
+        "data_risk": {
+            "action_profile": {"read_data": "allowed"},
+            "params_data_categories": {},
+            "result_data_categories": {},
+        },
     }
 
 
+def test_risk_may_be_a_model():
+    """The client's `DataRisk` says the same as an object does, with every word spelled out."""
+    risk = DataRisk(
+        action_profile=ActionProfile(read_data="allowed"),
+        params_data_categories=DataCategories(),
+        result_data_categories=DataCategories(classification="secret"),
+    )
+    wire = pt.SpanType("tool:search", data_risk=risk).to_wire()["data_risk"]
+
+    assert wire["action_profile"]["read_data"] == "allowed"
+    assert wire["result_data_categories"]["classification"] == "secret"
+    assert len(wire["params_data_categories"]) == 18
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"name": ""}, {"name": 5}, {"params_schema": {"x": {1, 2}}}, {"data_risk": {"x": object()}}]
+    "wrong",
+    [
+        {"name": ""},
+        {"name": 5},
+        {"title": 5},
+        {"template": b"x"},
+        {"params_schema": {"x": {1, 2}}},
+        {"params_schema": ["x"]},
+        {"result_schema": "object"},
+        {"data_risk": {"x": object()}},
+        {"data_risk": {"action_profile": "read"}},
+        {"data_risk": "high"},
+    ],
 )
 def test_what_cannot_be_declared(wrong):
     """A type that the platform could not read is refused where it is written."""

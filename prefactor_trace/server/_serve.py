@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -29,7 +30,6 @@ from prefactor_trace.server._viewer import viewer_routes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import FrameType
 
     from starlette.types import ASGIApp
@@ -50,7 +50,7 @@ class LocalPlatform:
         viewer_url: The address to open in a browser; whoever has it can read and terminate.
     """
 
-    def __init__(self, db: Path, *, port: int = 0, state_dir: Path | None = None) -> None:
+    def __init__(self, db: str | os.PathLike[str], *, port: int = 0, state_dir: Path | None = None) -> None:
         """Take note; nothing is opened yet.
 
         Args:
@@ -59,7 +59,7 @@ class LocalPlatform:
             state_dir: Where to announce it, so that the library on this machine finds it; None for nowhere.
         """
         self.token = secrets.token_urlsafe(32)
-        self._db = db
+        self._db = Path(db)
         self._port = port
         self._state_dir = state_dir
 
