@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from prefactor_trace._ids import is_pfid
 from prefactor_trace._local import Destination
 from prefactor_trace.errors import ConfigurationError
+from prefactor_trace.http._protocol import is_sendable_token, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,22 +38,13 @@ def _text(value: object) -> str:
 
 
 def _url(value: object) -> str:
-    text = _text(value).rstrip("/")
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("is not an address; write it like https://app.prefactorai.com")
-    if parts.username or parts.password:
-        raise ValueError("contains a user name or password; the token goes into PREFACTOR_API_TOKEN")
-    if parts.query or parts.fragment:
-        raise ValueError("contains a query or fragment; write only the root address")
-    _ = parts.port  # raises ValueError for a port that is none
-    return text.removesuffix("/api/v1")
+    return root_of(_text(value))
 
 
 def _token(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("is empty")
-    if not all("!" <= character <= "~" for character in value):
+    if not is_sendable_token(value):
         raise ValueError("contains a space, a newline or another character that no token has")
     return value
 

@@ -97,3 +97,7 @@ if not TYPE_CHECKING:  # so that a wrong name is an error to type checkers
                     globals()[name] = getattr(module, name)
                     return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """Name what can be had, loaded or not."""
+        return sorted({*globals(), *__all__})

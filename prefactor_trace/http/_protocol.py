@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from datetime import timezone
+from urllib.parse import urlsplit
 
 from prefactor_trace._version import __version__
 
@@ -79,13 +80,26 @@ def headers(token: str, sdk: str = SDK_HEADER) -> dict[str, str]:
 
 
 def root_of(url: str) -> str:
-    """Return the root address in *url*, which people write with `/api/v1` and without (section 1.1)."""
-    return url.rstrip("/").removesuffix("/api/v1").rstrip("/")
+    """Return the root address in *url*, which people write with `/api/v1` and without (section 1.1).
+
+    Raises ValueError for what is no address, or more than one; the message never shows it.
+    """
+    text = url.strip().rstrip("/")
+    parts = urlsplit(text)
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not host or any(character <= " " for character in text):
+        raise ValueError("is not an address; write it like https://app.prefactorai.com")
+    if parts.username or parts.password:
+        raise ValueError("contains a user name or password; the token goes into PREFACTOR_API_TOKEN")
+    if parts.query or parts.fragment or text.endswith(("?", "#")):
+        raise ValueError("contains a query or fragment; write only the root address")
+    _ = parts.port  # raises ValueError for a port that is none
+    return text.removesuffix("/api/v1").rstrip("/")
 
 
-def is_sendable_token(token: str) -> bool:
+def is_sendable_token(token: object) -> bool:
     """Whether *token* can stand in a header: an error about one that cannot would quote it."""
-    return bool(token) and all("!" <= character <= "~" for character in token)
+    return isinstance(token, str) and bool(token) and all("!" <= character <= "~" for character in token)
 
 
 def retry_after_seconds(text: str | None, now: float) -> float | None:
@@ -95,7 +109,7 @@ def retry_after_seconds(text: str | None, now: float) -> float | None:
     if text is None:
         return None
     try:
-        seconds = float(text)
+        seconds = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+import zlib
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from prefactor_trace.http._protocol import (
@@ -41,14 +43,26 @@ __all__ = ["DEFAULT_SDK_HEADER", "PrefactorHttpClient"]
 
 DEFAULT_SDK_HEADER = SDK_HEADER
 _SNIPPET_CHARACTERS = 200
+_REASON_CHARACTERS = 200
 _KEY_LENGTHS = range(8, 65)
+# The largest page: 100 spans of what the platform is known to hold, many times over.
+_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class _Answer(NamedTuple):
+    """What came back. Our token is not in it, whatever the server quotes."""
+
+    status: int
+    body: bytes
+    retry_after: str | None
 
 
 class PrefactorHttpClient:
     """A client of the Prefactor API.
 
-    Works on asyncio and trio; one client may be used by many tasks of one event loop. Connections are opened with
-    the first call and closed by `close`, or at the end of the `async with` block.
+    Works on asyncio and trio; one client may be used by many tasks of an event loop. Connections are opened with
+    the first call and closed by `close`, or at the end of the `async with` block. No redirect is followed, no cookie
+    kept, and an answer that quotes the token is read with `[token]` in its place.
 
         async with PrefactorHttpClient(HttpClientConfig(url, token)) as client:
             instance = await client.agent_instances.get(instance_id)
@@ -66,6 +80,7 @@ class PrefactorHttpClient:
         self.config = config
         self._sdk_header = sdk_header or DEFAULT_SDK_HEADER
         self._http: httpx.AsyncClient | None = None
+        self._loop: object = None
         self._retries = RetryHandler(config)
         self._agents = AgentClient(self)
         self._agent_instances = AgentInstanceClient(self)
@@ -133,20 +148,25 @@ class PrefactorHttpClient:
 
         Args:
             method: HTTP method.
-            path: Path from the root, such as `/api/v1/ping`.
+            path: Path from the root, such as `/api/v1/ping`, perhaps with a query.
             params: Query parameters.
             json_data: The body. What JSON has no word for, such as a date or a model, is written as pydantic does.
-            idempotency_key: 8 to 64 characters; stands in the body, where the platform reads it (contract 1.7).
+            idempotency_key: 8 to 64 characters; stands in the body, where the platform reads it (contract 1.7), or
+                among the query parameters if there can be no body.
 
         Raises:
             PrefactorApiError: The platform refused it; see its subclasses.
             PrefactorRetryExhaustedError: Every attempt failed.
             PrefactorResponseContractError: The answer is not the API's.
-            PrefactorClientError: The body is not JSON.
+            PrefactorClientError: Such a request cannot be made: the body is not JSON, the path is none.
             ValueError: The idempotency key is too short or too long.
         """
         if idempotency_key is not None:
-            json_data = {**(json_data or {}), "idempotency_key": checked_key(idempotency_key)}
+            key = {"idempotency_key": checked_key(idempotency_key)}
+            if method.upper() == "GET":
+                params = {**(params or {}), **key}
+            else:
+                json_data = {**(json_data or {}), **key}
         body = None if json_data is None else _encoded(json_data, path)
         try:
             answer: dict[str, Any] = await self._retries.execute(
@@ -165,12 +185,17 @@ class PrefactorHttpClient:
 
     def _open(self) -> httpx.AsyncClient:
         import httpx  # a tenth of a second; whoever never calls need not wait for it
+        from anyio.lowlevel import current_token
 
-        if self._http is None:
+        loop = current_token()
+        if self._http is None or self._loop != loop:  # connections belong to the event loop that opened them
             config = self.config
+            self._loop = loop
             self._http = httpx.AsyncClient(
-                headers=headers(config.api_token, self._sdk_header),
                 timeout=httpx.Timeout(config.request_timeout, connect=config.connect_timeout),
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                # Without TLS there is nothing to verify, and reading the authorities takes a twentieth of a second.
+                verify=config.api_url.strip().startswith("https"),
             )
         return self._http
 
@@ -182,71 +207,127 @@ class PrefactorHttpClient:
     async def _attempt(
         self, method: str, path: str, params: dict[str, Any] | None, body: bytes | None
     ) -> dict[str, Any]:
-        response = await self._exchange(method, path, params, body)
+        answer = await self._exchange(self._request(method, path, params, body), path)
         try:
-            return self._read(response, path)
+            return _read(answer, path, self.config.api_token)
         except (PrefactorApiError, PrefactorResponseContractError) as error:
-            error.retry_after = retry_after_seconds(response.headers.get("retry-after"), time.time())
+            error.retry_after = retry_after_seconds(answer.retry_after, time.time())
             raise
 
-    async def _exchange(
+    def _request(
         self, method: str, path: str, params: dict[str, Any] | None, body: bytes | None
-    ) -> httpx.Response:
+    ) -> httpx.Request:
+        import httpx
+
+        # Anything but a path might name another host, which must not get the token.
+        if not path.startswith("/") or not (method.isascii() and method.isalpha()):
+            raise PrefactorClientError(f"{method!r} and {path!r} are not a method and a path")
+        try:
+            url = httpx.URL(root_of(self.config.api_url) + path)
+            if params:
+                url = url.copy_merge_params(params)
+            # Asked for each time: a token may be renewed while the client is in use.
+            ours = headers(self.config.api_token, self._sdk_header) | {"Accept-Encoding": "gzip"}
+            return self._open().build_request(method, url, content=body, headers=ours)
+        except (httpx.InvalidURL, ValueError, TypeError, OSError) as error:
+            reason = str(error)[:_REASON_CHARACTERS]
+            raise PrefactorClientError(f"{path[:_REASON_CHARACTERS]} cannot be asked: {reason}") from None
+
+    async def _exchange(self, request: httpx.Request, path: str) -> _Answer:
         import anyio
         import httpx
 
-        http = self._open()
-        url = root_of(self.config.api_url) + path
         limit = self.config.request_timeout
+        too_late = f"no whole answer from {path} within {limit:g} s"
+        raw = bytearray()
+        trouble = None
         try:
-            with anyio.fail_after(limit):  # httpx bounds each read, but not the whole answer
-                return await http.request(method, url, params=params, content=body)
-        except (TimeoutError, httpx.TimeoutException):
-            raise PrefactorTransportError(f"no whole answer from {path} within {limit:g} s") from None
-        except (httpx.RequestError, httpx.InvalidURL) as error:
-            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise PrefactorTransportError(f"no answer from {path} ({why})") from error
+            with anyio.move_on_after(limit) as scope:  # httpx bounds each read, but not the whole answer
+                response = await self._open().send(request, stream=True)
+                try:
+                    async for chunk in response.aiter_raw():
+                        raw += chunk
+                        if len(raw) > _ANSWER_BYTES:
+                            scope.cancel()  # and read on: so that everything below comes to its end properly
+                finally:
+                    await response.aclose()
+        except httpx.TimeoutException:
+            trouble = too_late
+        except httpx.HTTPError as error:
+            trouble = f"no answer from {path} ({self._reason(error)})"
+        # Raised here, so that the error does not hang on it: it quotes what the server said, and so perhaps the token.
+        if trouble is not None:
+            raise PrefactorTransportError(trouble)
+        if len(raw) > _ANSWER_BYTES:
+            raise _too_large(path)
+        if scope.cancelled_caught:
+            raise PrefactorTransportError(too_late)
+        body = _unpacked(bytes(raw), response.headers.get("content-encoding"), path)
+        retry_after = response.headers.get("retry-after")
+        return _Answer(response.status_code, body.replace(self._token, b"[token]"), retry_after)
 
-    def _read(self, response: httpx.Response, path: str) -> dict[str, Any]:
-        status = response.status_code
-        try:
-            body = json.loads(response.content)
-        except (ValueError, RecursionError) as error:
-            raise self._breach(f"expected JSON from {path}, but got {status}", response, error) from error
-        if not isinstance(body, dict):
-            raise self._breach(f"expected a JSON object from {path}, but got {status}", response)
-        meaning = meaning_of_status(status)
-        if meaning is Meaning.SUCCESS:
-            return body
-        if status < 400:
-            raise self._breach(f"{path} answered {status}; is this the address of a Prefactor API?", response)
-        raise api_error(status, self._without_token(body))
+    @property
+    def _token(self) -> bytes:
+        return self.config.api_token.encode()
 
-    def _breach(
-        self, message: str, response: httpx.Response, cause: Exception | None = None
-    ) -> PrefactorResponseContractError:
-        # Cut first: a page may be long. Some characters more than needed, so that no half token is left at the end.
-        token = self.config.api_token
-        text = response.content[: 4 * (_SNIPPET_CHARACTERS + len(token))].decode("utf-8", "replace")
-        snippet = " ".join(text.replace(token, "[token]").split())
-        if len(snippet) > _SNIPPET_CHARACTERS:
-            snippet = snippet[:_SNIPPET_CHARACTERS] + "..."
-        return PrefactorResponseContractError(
-            f"{message}: {snippet}" if snippet else message,
-            status_code=response.status_code,
-            body_snippet=snippet or None,
-            cause=cause,
-        )
+    def _reason(self, error: BaseException) -> str:
+        """Return what went wrong in the words of the deepest error: TLS hides its reason there."""
+        name = type(error).__name__
+        while not str(error) and error.__cause__ is not None:
+            error = error.__cause__
+        words = str(error).replace(self.config.api_token, "[token]")
+        return f"{name}: {words[:_REASON_CHARACTERS]}" if words else name
 
-    def _without_token(self, body: Any) -> Any:
-        """Return *body* without our token in it: a server that quotes what it was sent must not spread it."""
-        if isinstance(body, str):
-            return body.replace(self.config.api_token, "[token]")
-        if isinstance(body, dict):
-            return {self._without_token(key): self._without_token(value) for key, value in body.items()}
-        if isinstance(body, list):
-            return [self._without_token(each) for each in body]
+
+def _unpacked(raw: bytes, encoding: str | None, path: str) -> bytes:
+    if encoding in (None, "", "identity"):
+        return raw
+    if encoding != "gzip":
+        raise PrefactorTransportError(f"the answer from {path} is packed in a way we did not ask for")
+    try:
+        body = zlib.decompressobj(wbits=31).decompress(raw, _ANSWER_BYTES + 1)
+    except zlib.error:
+        raise PrefactorTransportError(
+            f"no whole answer from {path} (DecodingError: it is not gzip)"
+        ) from None
+    if len(body) > _ANSWER_BYTES:
+        raise _too_large(path)
+    return body
+
+
+def _too_large(path: str) -> PrefactorResponseContractError:
+    return PrefactorResponseContractError(f"the answer from {path} is over {_ANSWER_BYTES >> 20} MiB")
+
+
+def _read(answer: _Answer, path: str, token: str) -> dict[str, Any]:
+    try:
+        body = json.loads(answer.body)
+        is_error = isinstance(body, dict) and answer.status >= 400
+        if is_error and token in (text := json.dumps(body, ensure_ascii=False)):  # it was escaped in the JSON
+            body = json.loads(text.replace(token, "[token]"))
+    except (ValueError, RecursionError) as error:
+        raise _breach(f"expected JSON from {path}, but got {answer.status}", answer, error) from error
+    if not isinstance(body, dict):
+        raise _breach(f"expected a JSON object from {path}, but got {answer.status}", answer)
+    if meaning_of_status(answer.status) is Meaning.SUCCESS:
         return body
+    if not is_error:
+        raise _breach(f"{path} answered {answer.status}; is this the address of a Prefactor API?", answer)
+    raise api_error(answer.status, body)
+
+
+def _breach(message: str, answer: _Answer, cause: Exception | None = None) -> PrefactorResponseContractError:
+    # A page may be long, and half of a character stand at the cut.
+    text = answer.body[: 8 * _SNIPPET_CHARACTERS].decode("utf-8", "replace")
+    snippet = " ".join(text.split())
+    if len(snippet) > _SNIPPET_CHARACTERS:
+        snippet = snippet[:_SNIPPET_CHARACTERS] + "..."
+    return PrefactorResponseContractError(
+        f"{message}: {snippet}" if snippet else message,
+        status_code=answer.status,
+        body_snippet=snippet or None,
+        cause=cause,
+    )
 
 
 def checked_key(key: str) -> str:

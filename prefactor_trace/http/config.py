@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
-from prefactor_trace.http._protocol import RETRIED_BY_DEFAULT, is_sendable_token
+from prefactor_trace.http._protocol import RETRIED_BY_DEFAULT, is_sendable_token, root_of
 
 __all__ = ["HttpClientConfig"]
 
@@ -47,17 +46,17 @@ class HttpClientConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        parts = urlsplit(self.api_url or "")
-        _require(
-            parts.scheme in ("http", "https") and bool(parts.hostname), "api_url must be an http(s) address"
-        )
-        _require(not (parts.username or parts.password), "api_url must not contain a user name or password")
+        try:
+            root_of(self.api_url or "")
+        except ValueError as error:
+            raise ValueError(f"api_url {error}") from None
         _require(
             is_sendable_token(self.api_token), "api_token must be a token: no space, no line end, not empty"
         )
         _require(self.request_timeout > 0, "request_timeout must be positive")
         _require(self.connect_timeout > 0, "connect_timeout must be positive")
-        _require(self.max_retries >= 0, "max_retries must not be negative")
+        is_count = isinstance(self.max_retries, int) and self.max_retries >= 0
+        _require(is_count, "max_retries must be a whole number, and not negative")
         _require(self.initial_retry_delay > 0, "initial_retry_delay must be positive")
         _require(
             self.initial_retry_delay <= self.max_retry_delay, "max_retry_delay must not be the smaller delay"

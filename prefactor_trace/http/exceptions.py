@@ -156,7 +156,7 @@ def is_transient_http_error(error: Exception) -> bool:
     """Whether the same call may work later."""
     if isinstance(error, PrefactorRetryExhaustedError) and error.last_error is not None:
         return is_transient_http_error(error.last_error)
-    return isinstance(error, PrefactorTransportError) or _meaning(error) is Meaning.TRANSIENT
+    return isinstance(error, (PrefactorTransportError, TimeoutError)) or _meaning(error) is Meaning.TRANSIENT
 
 
 def is_permanent_http_error(error: Exception) -> bool:

@@ -59,10 +59,12 @@ class RetryHandler:
         raise AssertionError  # the loop has no end of its own
 
     def _delay(self, attempt: int) -> float:
-        jitter = _chance.uniform(0.75, 1.25)
-        # The power is bounded: ten thousand retries must not overflow a float.
-        growth = self.config.retry_multiplier ** min(attempt, 64)
-        return min(self.config.initial_retry_delay * growth * jitter, self.config.max_retry_delay)
+        longest = self.config.max_retry_delay
+        try:
+            delay = self.config.initial_retry_delay * float(self.config.retry_multiplier) ** attempt
+        except OverflowError:
+            delay = longest
+        return min(delay * _chance.uniform(0.75, 1.25), longest)
 
 
 def _exhausted(attempts: int, error: Exception, asked: float) -> PrefactorRetryExhaustedError:

@@ -8,6 +8,9 @@ machine can talk to it. So, in this order, a request must
 3. if it changes state, come from our own Origin or from no web page at all, and, for the API, be JSON,
 4. have a body of bounded size, also after inflating, and of bounded depth.
 
+An API path with an encoded slash names nothing, and is answered here, because routing would see it decoded: an id
+`a/retire` must not become another call.
+
 Runs on the event loop. Refusals are JSON objects; a viewer page without its cookie is answered in plain text.
 """
 
@@ -24,7 +27,7 @@ import orjson
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from prefactor_trace.server._fields import Refusal
+from prefactor_trace.server._fields import NotFound, Refusal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -89,6 +92,8 @@ class Guard:
             raise Refusal(421, "misdirected_request", "this server does not answer to that Host")
         if _is_api(scope):
             self._check_bearer(headers)
+            if b"%2f" in scope["raw_path"].lower():
+                raise NotFound("something with a slash in its id")
             return None
         given = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("token")
         if (

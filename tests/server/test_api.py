@@ -636,6 +636,65 @@ class TestSpans:
         assert span["summary"] is None
 
 
+class TestWhatClientsSendBesides:
+    """Clients differ in what they send beyond the contract, and in how they write what is in it (contract section 12)."""
+
+    def life(self, api, at, **more):
+        """Send every change that a run's life knows, in one spelling, with *more* in each body; return the answers."""
+        body = {name: {**block, **more} for name, block in api.registration().items()} | more
+        run = api.post("agent_instance/register", body)["details"]["id"]
+        path, when = f"agent_instance/{run}", {"timestamp": at, **more}
+        span = {"details": api.details(run, started_at=at, **more), **more}
+        return [
+            api.get(path, **more)["details"],
+            api.post(f"{path}/start", when)["details"],
+            (first := api.post("agent_spans", span)["details"]),
+            api.post(f"agent_spans/{first['id']}/finish", {"result_payload": {}, **when})["details"],
+            *api.get("agent_spans", agent_instance_id=run, start_time=at, **more)["summaries"],
+            api.post(f"{path}/record_quality", {"name": "verdict", "payload": {}, **more})["details"],
+            api.post(f"{path}/terminate", {"reason": "r", **when})["details"],
+        ]
+
+    @pytest.mark.parametrize(
+        "at",
+        [
+            "2026-01-01T00:00:00Z",
+            "2026-01-01T00:00:00.000Z",
+            "2026-01-01T00:00:00+00:00",
+            "2026-01-01T00:00:00.000000+00:00",
+            "2026-01-01T05:30:00+05:30",
+        ],
+    )
+    def test_times(self, api, at):
+        """Every call that takes a time takes it in the spellings of all clients, and answers in one."""
+        for answer in self.life(api, at)[1:]:
+            assert answer["started_at"] == "2026-01-01T00:00:00.000000Z"
+            assert answer["finished_at"] in {None, "2026-01-01T00:00:00.000000Z"}
+
+    def test_unknown_fields(self, api):
+        """What is unknown has no effect, in whatever body, block or query it stands."""
+        at = "2026-01-01T00:00:00Z"
+        plain, more = self.life(api, at), self.life(api, at, nonsense="1", _type="agents/delete", limit="0")
+        assert [set(answer) for answer in more] == [set(answer) for answer in plain]
+        assert [answer["status"] for answer in more] == [answer["status"] for answer in plain]
+        assert len(more) == 7
+
+    def test_unknown_fields_of_items(self, api):
+        """So in bulk."""
+        run = api.run()
+        item = {
+            "_type": "agent_spans/create",
+            "idempotency_key": api.new_id(),
+            "method": "DELETE",
+            "path": "/",
+        }
+        answer = api.post(
+            "bulk", {"items": [{**item, "details": api.details(run, nonsense=1)}], "nonsense": 1}
+        )
+        (output,) = answer["outputs"].values()
+        assert set(output["details"]) == SPAN
+
+
 class TestPages:
     def test_loop(self, api):
         """Following `next_page_offset` to its end sees every item once, in order."""
@@ -709,6 +768,23 @@ class TestAlwaysJson:
     def test_unknown_paths(self, api, path):
         """An address that does not exist answers 404."""
         assert api.get(path, 404)["code"] == "not_found"
+
+    @pytest.mark.parametrize("slash", ["%2F", "%2f"])
+    def test_slashes_in_ids(self, api, slash):
+        """An encoded slash belongs to an id, which nobody has; it never makes the path of another call."""
+        run = api.run()
+        agent = api.post("agent", {"details": {"name": "A"}})["details"]["id"]
+        for method, path in (
+            ("GET", f"agent_instance/{run}/agent_context"),
+            ("POST", f"agent_instance/{run}/finish"),
+            ("POST", f"agent/{agent}/retire"),
+        ):
+            folder, hidden = path.split("/", 1)
+            encoded = f"{folder}/{hidden.replace('/', slash)}"
+            for attempt in (method, "GET", "POST", "PUT", "DELETE"):
+                assert api.call(attempt, encoded, 404)["code"] == "not_found"
+        assert api.get(f"agent_instance/{run}")["details"]["status"] == "active"
+        assert api.get(f"agent/{agent}")["details"]["status"] == "pending"
 
     def test_wrong_methods(self, api):
         """A method that an address does not know answers 405 and says which it knows."""

@@ -1,43 +1,20 @@
-"""The official Python packages against the local platform: every call of `prefactor-http`, `prefactor-core` as used."""
+"""The official `prefactor-core` against the local platform, as it is used.
+
+The calls of `prefactor-http`, on which it stands, are in `tests/http/endpoints`, beside those of our own client.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
 import re
-from datetime import datetime, timezone
 
 import pytest
 
 http = pytest.importorskip("prefactor_http")
 core = pytest.importorskip("prefactor_core")
 
-from prefactor_http.exceptions import (  # noqa: E402
-    PrefactorApiError,
-    PrefactorAuthError,
-    PrefactorNotFoundError,
-    PrefactorValidationError,
-)
-from prefactor_http.models.agent import AgentForCreate, AgentForUpdate  # noqa: E402
-
-AT = datetime(2026, 1, 1, tzinfo=timezone.utc)
 VERSION = {"name": "My Agent", "external_identifier": "v1.0.0"}
-SCHEMA = {
-    "external_identifier": "s1",
-    "span_type_schemas": [{"name": "agent:llm", "params_schema": {"type": "object"}, "title": "LLM Call"}],
-    "quality_schemas": [{"name": "verdict", "schema": {"type": "object"}}],
-}
-
-
-def with_http(api, use, **config):
-    """Run *use* with a `prefactor-http` client."""
-
-    async def main():
-        settings = {"api_url": api.platform.url, "api_token": api.platform.token, **config}
-        async with http.PrefactorHttpClient(http.HttpClientConfig(**settings)) as client:
-            return await use(client)
-
-    return asyncio.run(main())
 
 
 def with_core(api, use):
@@ -56,130 +33,11 @@ def with_core(api, use):
     return asyncio.run(main())
 
 
-class TestHttp:
-    def test_agents(self, api):
-        """create, get, show, update, list, retire, reinstate, delete."""
-
-        async def use(client):
-            agents = client.agents
-            wanted = AgentForCreate(name="A", external_identifier=api.new_name(), description="d")
-            made = await agents.create(wanted, idempotency_key=api.new_id())
-            assert await agents.get(made.id) == made
-            assert await agents.show(agent_id=made.id, include_counts=True, include_risk_rollup=True) == made
-            assert await agents.show(external_identifier=wanted.external_identifier) == made
-            changed = await agents.update(made.id, AgentForUpdate(name="B"), idempotency_key=api.new_id())
-            assert (changed.name, changed.description) == ("B", "d")
-            listed = await agents.list_agents(sorting="-id", offset=0, page_size=100)
-            assert changed.id in [each.id for each in listed]
-            assert (await agents.retire(made.id)).status == "retired"
-            assert (await agents.reinstate(made.id, idempotency_key=api.new_id())).status == "pending"
-            assert (await agents.delete(made.id)).id == made.id
-            with pytest.raises(PrefactorNotFoundError):
-                await agents.get(made.id)
-
-        with_http(api, use)
-
-    def test_instances_and_spans(self, api):
-        """register, start, get, record_quality, finish; span create and finish."""
-
-        async def use(client):
-            instance_id = api.new_id()
-            made = await client.agent_instances.register(
-                agent_version=VERSION,
-                agent_schema_version=SCHEMA,
-                agent_id=api.new_id(),
-                environment_id=api.register()["environment_id"],
-                id=instance_id,
-                idempotency_key=api.new_id(),
-                purpose="smoke_test",
-                external_identifier="run-1",
-            )
-            assert (made.id, made.status, made.purpose) == (instance_id, "pending", "smoke_test")
-            started = await client.agent_instances.start(made.id, timestamp=AT, idempotency_key=api.new_id())
-            assert (started.status, started.started_at) == ("active", AT)
-            controls = []
-            span = await client.agent_spans.create(
-                agent_instance_id=made.id,
-                schema_name="agent:llm",
-                status="active",
-                payload={"model": "m"},
-                id=api.new_id(),
-                started_at=AT,
-                idempotency_key=api.new_id(),
-                control_signal_callback=controls.append,
-            )
-            assert (span.schema_title, span.started_at) == ("LLM Call", AT)
-            child = await client.agent_spans.create(
-                made.id, "agent:llm", "complete", {}, {"a": 1}, parent_span_id=span.id, finished_at=AT
-            )
-            assert (child.parent_span_id, child.result_payload) == (span.id, {"a": 1})
-            done = await client.agent_spans.finish(
-                span.id,
-                status="failed",
-                result_payload={"error": "e"},
-                timestamp=AT,
-                idempotency_key=api.new_id(),
-                control_signal_callback=controls.append,
-            )
-            assert (done.status, done.finished_at, controls) == ("failed", AT, [])
-            rated = await client.agent_instances.record_quality(
-                made.id, "verdict", {"ok": True}, api.new_id()
-            )
-            assert rated.quality_payloads == {"verdict": {"ok": True}}
-            ended = await client.agent_instances.finish(made.id, idempotency_key=api.new_id())
-            assert (ended.status, ended.span_counts.finished) == ("complete", 2)
-            assert await client.agent_instances.get(made.id) == ended
-
-        with_http(api, use)
-
-    def test_bulk(self, api):
-        """The example of the bulk client's own documentation, with the ids that it leaves to the reader."""
-
-        async def use(client):
-            register = http.BulkItem(
-                _type="agent_instances/register",
-                idempotency_key=f"register-{api.new_id()}",
-                agent_id="bulk-agent",
-                agent_version=VERSION,
-                agent_schema_version=SCHEMA,
-                id=api.new_id(),
-            )
-            span = http.BulkItem(
-                _type="agent_spans/create",
-                idempotency_key=f"span-{api.new_id()}",
-                agent_instance_id=register.id,
-                schema_name="agent:llm",
-                status="active",
-                payload={},
-            )
-            outputs = (await client.bulk.execute(http.BulkRequest(items=[register, span]))).outputs
-            assert [output.status for output in outputs.values()] == ["success", "success"]
-
-        with_http(api, use)
-
-    def test_errors(self, api):
-        """Every refusal becomes the client's right exception."""
-
-        async def use(client):
-            await client.validate_token()
-            with pytest.raises(PrefactorNotFoundError):
-                await client.agent_instances.get(api.new_id())
-            with pytest.raises(PrefactorNotFoundError):
-                await client.request("GET", "/api/v1/nothing")
-            with pytest.raises(PrefactorValidationError) as refused:
-                await client.agent_instances.register({}, {}, agent_id="a")
-            assert refused.value.errors == {"agent_version": {"external_identifier": ["is required"]}}
-            with pytest.raises(PrefactorApiError) as refused:
-                await client.agent_instances.finish(api.register()["id"])
-            assert (refused.value.status_code, refused.value.code) == (409, "invalid_action")
-
-        async def knock(client):
-            with pytest.raises(PrefactorAuthError) as refused:
-                await client.validate_token()
-            assert refused.value.code == "bad_authtoken"
-
-        with_http(api, use)
-        with_http(api, knock, api_token="wrong")
+async def until_active(client, run):
+    """Wait until the start, which the client sends on the side, has arrived."""
+    async with asyncio.timeout(10):
+        while (await client._http.agent_instances.get(run.id)).status != "active":
+            pass
 
 
 class TestCore:
@@ -247,6 +105,81 @@ class TestCore:
             assert len(spans["early child"]["parent_span_id"]) == 36
             assert spans["open"]["result_payload"] == {"a": 1}
 
+    def test_runs_at_once(self, api):
+        """Runs of concurrent tasks, ended in every way, are recorded side by side, each with its own nested spans."""
+        ways = {"complete": None, "failed": None, "raised": LookupError, "cancelled": asyncio.CancelledError}
+
+        async def use(client):
+            all_are_inside = asyncio.Barrier(len(ways) + 1)
+            ids = {}
+
+            async def work(way):
+                run = await client.create_agent_instance(VERSION, agent_id=f"at-once-{way}")
+                ids[way] = run.id
+                await run.start()
+                try:
+                    async with run.span("agent:llm") as outer:
+                        await outer.start({"who": "outer"})
+                        async with run.span("agent:llm") as inner:
+                            await inner.start({"who": "inner"})
+                            await until_active(client, run)
+                            await all_are_inside.wait()
+                            if way == "raised":
+                                raise LookupError
+                            if way == "cancelled":
+                                await asyncio.Event().wait()
+                            await (inner.fail if way == "failed" else inner.complete)({"way": way})
+                finally:
+                    await run.finish("complete" if way == "complete" else "failed")
+
+            tasks = {way: asyncio.create_task(work(way)) for way in ways}
+            await all_are_inside.wait()
+            tasks["cancelled"].cancel()
+            ended = await asyncio.gather(*tasks.values(), return_exceptions=True)
+            assert [type(each) for each in ended] == [kind or type(None) for kind in ways.values()]
+            return ids
+
+        ids = with_core(api, use)
+        for way, run in ids.items():
+            spans = {span["payload"]["who"]: span for span in api.spans(run)}
+            assert spans["inner"]["parent_span_id"] == spans["outer"]["id"]
+            assert spans["outer"]["parent_span_id"] is None
+            # What an exception or a cancellation leaves open, the client ends as complete.
+            assert spans["inner"]["status"] == ("failed" if way == "failed" else "complete")
+            assert spans["inner"]["result_payload"] == ({"way": way} if ways[way] is None else None)
+            details = api.get(f"agent_instance/{run}")["details"]
+            assert details["status"] == ("complete" if way == "complete" else "failed")
+            assert details["span_counts"]["finished"] == 2
+
+    def test_termination_of_one_of_two(self, api):
+        """The run that is terminated stays so, and its spans are taken all the same; the other one ends as it likes."""
+
+        async def begin(client, n):
+            run = await client.create_agent_instance(VERSION, agent_id=f"one-of-two-{n}")
+            await run.start()
+            await until_active(client, run)
+            return run, await run.create_span("agent:llm")
+
+        async def end(run, span):
+            await run.finish_span(span)
+            await run.create_span("agent:llm")
+            await run.finish()
+
+        async def use(
+            client,
+        ):  # a task for each: in one task, the client would nest a span in the other run's
+            begun = await asyncio.gather(*(begin(client, n) for n in range(2)))
+            api.post(f"agent_instance/{begun[0][0].id}/terminate", {"reason": "enough"})
+            await asyncio.gather(*(end(*each) for each in begun))
+            return [run.id for run, _ in begun]
+
+        stopped, other = [api.get(f"agent_instance/{run}")["details"] for run in with_core(api, use)]
+        assert (stopped["status"], stopped["termination_reason"]) == ("terminated", "enough")
+        assert (other["status"], other["termination_reason"]) == ("complete", None)
+        for details in (stopped, other):
+            counts = details["span_counts"]
+            assert (counts["total"], counts["active"], counts["complete"]) == (2, 1, 1)
+
     def test_termination(self, api):
         """A run that is terminated here is stopped there, with the reason."""
 
@@ -254,12 +187,7 @@ class TestCore:
             run = await client.create_agent_instance(VERSION, agent_id="stopped")
             await run.start()
             span = await run.create_span("agent:llm")
-
-            async def until_active():
-                while (await client._http.agent_instances.get(run.id)).status != "active":
-                    pass
-
-            await asyncio.wait_for(until_active(), 10)
+            await until_active(client, run)
             api.post(f"agent_instance/{run.id}/terminate", {"reason": "over budget"})
             monitor = client._termination_monitor
             stopped = monitor.get_termination_event()

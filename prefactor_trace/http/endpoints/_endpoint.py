@@ -40,9 +40,9 @@ class Endpoint:
 
 
 def segment(identifier: str) -> str:
-    """Return *identifier* as one segment of a path. Raises ValueError for none, which would ask for a list."""
-    if not identifier:
-        raise ValueError("an id is needed, not an empty text")
+    """Return *identifier* as one segment of a path. Raises ValueError for what would lead to another call."""
+    if identifier in ("", ".", ".."):
+        raise ValueError(f"an id is needed, not {identifier!r}")
     return quote(identifier, safe="")
 
 
