@@ -96,9 +96,8 @@ def _is_risk(risk: object) -> bool:
         return all(isinstance(risk.get(part, {}), dict) for part in _RISK_PARTS)
     if risk is None:
         return True
-    from prefactor_trace.http.models.agent_instance import (
-        DataRisk,
-    )  # loads pydantic: only for those who use it
+    # Here, because it loads pydantic: only for those who use it.
+    from prefactor_trace.http.models.agent_instance import DataRisk
 
     return isinstance(risk, DataRisk)
 

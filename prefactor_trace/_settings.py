@@ -13,12 +13,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from prefactor_trace._ids import is_pfid
 from prefactor_trace._local import Destination
 from prefactor_trace.errors import ConfigurationError
-from prefactor_trace.http._protocol import is_sendable_token, root_of
+from prefactor_trace.http._protocol import is_loopback, is_sendable_token, proxy_for, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -183,7 +182,7 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
     chosen.setdefault("state_dir", _default_state_dir(environ))
     settings = Settings(**chosen)
     _require_safe(settings)
-    if settings.api_token is None or is_loopback(settings.api_url):
+    if settings.api_token is None:
         return settings
     return dataclasses.replace(settings, proxy=_proxy_for(settings.api_url))
 
@@ -220,19 +219,6 @@ def _require_safe(settings: Settings) -> None:
             raise ConfigurationError(f"{name} contains a newline")
 
 
-def is_loopback(url: str) -> bool:
-    """Say whether *url* stays on this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def partition_hint(settings: Settings) -> str | None:
     """Return a PFID of the account, if the settings name one."""
     return next(
@@ -241,16 +227,10 @@ def partition_hint(settings: Settings) -> str | None:
 
 
 def _proxy_for(url: str) -> str | None:
-    import urllib.request  # slow to load, and only needed here
-
-    parts = urlsplit(url)
-    proxy = (
-        None if urllib.request.proxy_bypass(parts.netloc) else urllib.request.getproxies().get(parts.scheme)
-    )
-    # Not shown in the error: it may hold a password.
-    if proxy is not None and "://" in proxy and not proxy.startswith(("http://", "https://")):
-        raise ConfigurationError(f"{parts.scheme.upper()}_PROXY must be the address of an http proxy")
-    return proxy
+    try:
+        return proxy_for(url)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> Path:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from prefactor_trace import _guard, _ids, _local, _schema
 from prefactor_trace._capture import Limits as CaptureLimits
 from prefactor_trace._outbox import Limits
-from prefactor_trace._settings import apply_log_level, is_loopback, partition_hint
+from prefactor_trace._settings import apply_log_level, partition_hint
 from prefactor_trace._worker import Worker
+from prefactor_trace.http._protocol import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable

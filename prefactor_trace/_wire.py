@@ -190,7 +190,7 @@ class _Delivery:
     def _register(self, record: InstanceRegistered) -> _Steps:
         try:
             body = register_body(record)
-        except (TypeError, ValueError):  # a schema of what is not JSON, or not a schema
+        except TypeError:  # a schema of what is not JSON
             self._bury(record, _NOT_SENDABLE)
             return
         wire_id = self._learned.wire_id(record.instance_id)
@@ -309,7 +309,7 @@ class _Delivery:
             code = output.get("code")
             if output.get("status") != "error" and self._is_about(record, output.get("details")):
                 self._take_created(record, output)
-            elif output.get("status") == "error" and meaning_of_code(code) is not Meaning.OTHER:
+            elif output.get("status") == "error" and meaning_of_code(code) in (*_FINAL, Meaning.NOT_FOUND):
                 self._refuse_created(record, f"refused: {code}")
             else:  # the single call is surer: it has a status
                 yield from self._create(record)
@@ -401,21 +401,21 @@ class _Delivery:
 
 
 def register_body(record: InstanceRegistered) -> dict[str, Any]:
-    """Return the body of a register call (section 2.2), without id.
-
-    Raises TypeError or ValueError if the schema is not JSON, or not a schema.
-    """
+    """Return the body of a register call (section 2.2), without id. Raises TypeError if the schema is not JSON."""
     # Here, because it loads pydantic: on the sender thread, when the first run is registered.
+    from pydantic import ValidationError
+
     from prefactor_trace.http.models.agent_instance import RegisterAgentInstanceRequest
 
-    request = RegisterAgentInstanceRequest.model_validate(
-        {
-            **orjson.loads(record.body),
-            "agent_schema_version": record.schema.to_wire(),
-            "idempotency_key": record.key,
-        }
-    )
-    return request.model_dump(by_alias=True, exclude_none=True)
+    body = {
+        **orjson.loads(record.body),
+        "agent_schema_version": record.schema.to_wire(),
+        "idempotency_key": record.key,
+    }
+    try:
+        return RegisterAgentInstanceRequest.model_validate(body).model_dump(by_alias=True, exclude_none=True)
+    except ValidationError:  # the platform is the judge; it may know more than this model
+        return body
 
 
 def bulk_item(record: SpanRecord, details: dict[str, Any]) -> dict[str, Any]:

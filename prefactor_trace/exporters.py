@@ -150,7 +150,7 @@ class FileExporter:
 def _line(record: Record) -> bytes | None:
     try:
         return orjson.dumps(_item(record), option=orjson.OPT_APPEND_NEWLINE)
-    except (TypeError, ValueError):  # a schema or a name of what is not JSON
+    except TypeError:  # a schema or a name of what is not JSON
         return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import threading
 
 import pytest
@@ -31,3 +33,24 @@ def house(tmp_path, monkeypatch):
         each.join(5)
     assert not [each for each in left if each.is_alive()], "a sender thread was left running"
     assert pt.current_instance() is None
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Make a self-signed certificate for 127.0.0.1; return the paths of certificate and key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    (folder / "openssl.cnf").write_text(
+        "[req]\ndistinguished_name=name\nx509_extensions=extensions\nprompt=no\n"
+        "[name]\nCN=127.0.0.1\n"
+        "[extensions]\nsubjectAltName=IP:127.0.0.1\nbasicConstraints=critical,CA:TRUE\n"
+        "keyUsage=critical,digitalSignature,keyCertSign\nsubjectKeyIdentifier=hash\n"
+    )
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -config openssl.cnf"
+    subprocess.run(
+        [openssl, *command.split(), "-keyout", key, "-out", cert], check=True, capture_output=True, cwd=folder
+    )
+    return cert, key

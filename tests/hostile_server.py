@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -305,3 +306,15 @@ def refusing_early(peer: Peer) -> None:
     peer.sock.shutdown(socket.SHUT_WR)
     while peer.sock.recv(65_536):
         pass
+
+
+def over_tls(certificate, behaviour):
+    """Let *behaviour* speak through TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+
+    def behave(peer):
+        with context.wrap_socket(peer.sock, server_side=True) as peer.sock:
+            behaviour(peer)
+
+    return behave

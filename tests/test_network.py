@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 import time
 import tracemalloc
@@ -31,6 +28,7 @@ from hostile_server import (
     half_then_reset,
     never_answering,
     never_reading,
+    over_tls,
     reading_slowly,
     redirecting_to,
     refused_port,
@@ -382,39 +380,6 @@ def test_an_unusable_proxy_is_no_exception():
     """Nonsense as a proxy is reported like an unreachable one."""
     with connected("http://platform.test", proxy="gopher://127.0.0.1:1") as connection:
         assert isinstance(connection.post("bulk", b"{}"), Unreachable)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Make a self-signed certificate for 127.0.0.1; return the paths of certificate and key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    (folder / "openssl.cnf").write_text(
-        "[req]\ndistinguished_name=name\nx509_extensions=extensions\nprompt=no\n"
-        "[name]\nCN=127.0.0.1\n"
-        "[extensions]\nsubjectAltName=IP:127.0.0.1\nbasicConstraints=critical,CA:TRUE\n"
-        "keyUsage=critical,digitalSignature,keyCertSign\nsubjectKeyIdentifier=hash\n"
-    )
-    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -config openssl.cnf"
-    subprocess.run(
-        [openssl, *command.split(), "-keyout", key, "-out", cert], check=True, capture_output=True, cwd=folder
-    )
-    return cert, key
-
-
-def over_tls(certificate, behaviour):
-    """Let *behaviour* speak through TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-
-    def behave(peer):
-        with context.wrap_socket(peer.sock, server_side=True) as peer.sock:
-            behaviour(peer)
-
-    return behave
 
 
 def test_an_unknown_certificate_is_refused(certificate):

@@ -30,6 +30,7 @@ def test_python_blocks_run(tmp_path):
         # The tracer has found the platform by itself before these are set; they are for the client.
         known = {"PREFACTOR_API_URL": platform.url, "PREFACTOR_API_TOKEN": platform.token}
         program = "\n\n".join(text for kind, text in BLOCKS if kind == "python")
+        assert program.count("\nconfig = Http") == 1
         program = program.replace("\nconfig = Http", f"\nos.environ.update({known})\nconfig = Http")
         program += "\n\nprint(tracer.shutdown())\n"
         done = subprocess.run(

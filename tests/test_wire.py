@@ -1197,6 +1197,16 @@ def test_a_schema_that_is_no_json_costs_one_run(schema):
     assert outcome.delivered == {pfid(2) + "-register", pfid(21)}
 
 
+def test_the_platform_is_the_judge():
+    """A schema of a shape that our models do not know is sent all the same."""
+    odd = SpanType("tool:x", data_risk={"action_profile": {"read_data": True}})
+    platform, record = Platform(), registered(pfid(1))._replace(schema=Schema((odd,)))
+    assert converse([record], platform).delivered == {record.key}
+    (body,) = [body for path, body in platform.requests if path.endswith("register")]
+    (sent,) = body["agent_schema_version"]["span_type_schemas"]
+    assert sent["data_risk"]["action_profile"] == {"read_data": True}
+
+
 # -- ids ---------------------------------------------------------------------------------------------------
 
 

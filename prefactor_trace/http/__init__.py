@@ -86,10 +86,14 @@ __all__ = [
     "__version__",
 ]
 
+_SUBMODULES = ("client", "config", "endpoints", "exceptions", "models", "retry")
+
 if not TYPE_CHECKING:  # so that a wrong name is an error to type checkers
 
     def __getattr__(name: str) -> object:
         """Load on first use: the library itself imports `_protocol` from here, and must stay light."""
+        if name in _SUBMODULES:
+            return import_module(f"{__name__}.{name}")
         if name in __all__:
             for home in ("config", "exceptions", "models", "client"):
                 module = import_module(f"{__name__}.{home}")
@@ -100,4 +104,4 @@ if not TYPE_CHECKING:  # so that a wrong name is an error to type checkers
 
     def __dir__() -> list[str]:
         """Name what can be had, loaded or not."""
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, *_SUBMODULES})

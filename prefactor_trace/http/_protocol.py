@@ -94,12 +94,44 @@ def root_of(url: str) -> str:
     if parts.query or parts.fragment or text.endswith(("?", "#")):
         raise ValueError("contains a query or fragment; write only the root address")
     _ = parts.port  # raises ValueError for a port that is none
-    return text.removesuffix("/api/v1").rstrip("/")
+    root = text.removesuffix("/api/v1").rstrip("/")
+    return parts.scheme + root[len(parts.scheme) :]  # in lower case, whatever was written
 
 
 def is_sendable_token(token: object) -> bool:
     """Whether *token* can stand in a header: an error about one that cannot would quote it."""
     return isinstance(token, str) and bool(token) and all("!" <= character <= "~" for character in token)
+
+
+def is_loopback(url: str) -> bool:
+    """Say whether *url* stays on this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the HTTP proxy for *url*, from the variables that all programs share; never for this machine itself.
+
+    Raises ValueError for one that is no HTTP proxy. It is not shown: it may hold a password.
+    """
+    import urllib.request  # slow to load, and only needed here
+
+    if is_loopback(url):
+        return None
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy is not None and "://" in proxy and not proxy.startswith(("http://", "https://")):
+        raise ValueError(f"{parts.scheme.upper()}_PROXY must be the address of an http proxy")
+    return proxy
 
 
 def retry_after_seconds(text: str | None, now: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import zlib
@@ -13,7 +14,9 @@ from prefactor_trace.http._protocol import (
     SDK_HEADER,
     Meaning,
     headers,
+    is_sendable_token,
     meaning_of_status,
+    proxy_for,
     retry_after_seconds,
     root_of,
 )
@@ -32,6 +35,8 @@ from prefactor_trace.http.exceptions import (
 from prefactor_trace.http.retry import RetryHandler
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
     from types import TracebackType
 
     import httpx
@@ -50,7 +55,7 @@ _ANSWER_BYTES = 64 * 1024 * 1024
 
 
 class _Answer(NamedTuple):
-    """What came back. Our token is not in it, whatever the server quotes."""
+    """What came back."""
 
     status: int
     body: bytes
@@ -61,17 +66,19 @@ class PrefactorHttpClient:
     """A client of the Prefactor API.
 
     Works on asyncio and trio; one client may be used by many tasks of an event loop. Connections are opened with
-    the first call and closed by `close`, or at the end of the `async with` block. No redirect is followed, no cookie
-    kept, and an answer that quotes the token is read with `[token]` in its place.
+    the first call and closed by `close`, or at the end of the `async with` block; in another event loop, new ones
+    are opened. No redirect is followed and no cookie kept. A proxy is taken from the variables that all programs
+    share (HTTPS_PROXY, NO_PROXY), but never for this machine itself.
 
         async with PrefactorHttpClient(HttpClientConfig(url, token)) as client:
             instance = await client.agent_instances.get(instance_id)
 
     Every call may raise the errors of `prefactor_trace.http.exceptions`. What is transient is tried again, as the
-    configuration says, and under the same idempotency key, so nothing is done twice.
+    configuration says; the methods that change something do so under one idempotency key, so that it is done once.
 
     Args:
-        config: Address, token, timeouts, retries.
+        config: Address, token, timeouts, retries. The token may be renewed at any time; address and timeouts hold
+            from the first call on.
         sdk_header: Value of the header X-Prefactor-SDK, for libraries that stand on this one: `name@version`
             words, the outermost first.
     """
@@ -88,7 +95,6 @@ class PrefactorHttpClient:
         self._bulk = BulkClient(self)
 
     async def __aenter__(self) -> Self:
-        self._open()
         return self
 
     async def __aexit__(
@@ -121,8 +127,12 @@ class PrefactorHttpClient:
 
     async def close(self) -> None:
         """Close the connections. A call after that opens new ones."""
-        if self._http is not None:
-            http, self._http = self._http, None
+        from anyio.lowlevel import current_token
+
+        http, self._http = self._http, None
+        if (
+            http is not None and self._loop == current_token()
+        ):  # those of another event loop have ended with it
             await http.aclose()
 
     async def validate_token(self) -> dict[str, Any]:
@@ -152,7 +162,7 @@ class PrefactorHttpClient:
             params: Query parameters.
             json_data: The body. What JSON has no word for, such as a date or a model, is written as pydantic does.
             idempotency_key: 8 to 64 characters; stands in the body, where the platform reads it (contract 1.7), or
-                among the query parameters if there can be no body.
+                among the query parameters if there can be no body. Without one, what is tried again may be done twice.
 
         Raises:
             PrefactorApiError: The platform refused it; see its subclasses.
@@ -179,7 +189,7 @@ class PrefactorHttpClient:
         return answer
 
     def new_key(self) -> str:
-        """Return an idempotency key that nobody has used: 32 to 64 characters."""
+        """Return an idempotency key that nobody has used: 34 to 64 characters."""
         prefix = self.config.default_idempotency_key
         return f"{prefix}-{uuid4().hex}" if prefix else str(uuid4())
 
@@ -190,13 +200,16 @@ class PrefactorHttpClient:
         loop = current_token()
         if self._http is None or self._loop != loop:  # connections belong to the event loop that opened them
             config = self.config
-            self._loop = loop
+            root = root_of(config.api_url)
             self._http = httpx.AsyncClient(
+                base_url=root,
                 timeout=httpx.Timeout(config.request_timeout, connect=config.connect_timeout),
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                # Without TLS there is nothing to verify, and reading the authorities takes a twentieth of a second.
-                verify=config.api_url.strip().startswith("https"),
+                verify=_tls_context(root),
+                proxy=proxy_for(root),
+                trust_env=False,
             )
+            self._loop = loop
         return self._http
 
     def _is_worth_another(self, error: Exception) -> bool:
@@ -209,7 +222,7 @@ class PrefactorHttpClient:
     ) -> dict[str, Any]:
         answer = await self._exchange(self._request(method, path, params, body), path)
         try:
-            return _read(answer, path, self.config.api_token)
+            return _read(answer, path, self.without_token)
         except (PrefactorApiError, PrefactorResponseContractError) as error:
             error.retry_after = retry_after_seconds(answer.retry_after, time.time())
             raise
@@ -219,16 +232,21 @@ class PrefactorHttpClient:
     ) -> httpx.Request:
         import httpx
 
+        token = self.config.api_token  # asked for each time: it may be renewed while the client is in use
+        if not is_sendable_token(token):  # the HTTP library would quote it
+            raise PrefactorClientError(
+                "api_token is no token: it has a space, a line end, or nothing at all in it"
+            )
         # Anything but a path might name another host, which must not get the token.
         if not path.startswith("/") or not (method.isascii() and method.isalpha()):
             raise PrefactorClientError(f"{method!r} and {path!r} are not a method and a path")
         try:
-            url = httpx.URL(root_of(self.config.api_url) + path)
+            http = self._open()
+            url = httpx.URL(root_of(str(http.base_url)) + path)
             if params:
                 url = url.copy_merge_params(params)
-            # Asked for each time: a token may be renewed while the client is in use.
-            ours = headers(self.config.api_token, self._sdk_header) | {"Accept-Encoding": "gzip"}
-            return self._open().build_request(method, url, content=body, headers=ours)
+            ours = headers(token, self._sdk_header) | {"Accept-Encoding": "gzip"}
+            return http.build_request(method, url, content=body, headers=ours)
         except (httpx.InvalidURL, ValueError, TypeError, OSError) as error:
             reason = str(error)[:_REASON_CHARACTERS]
             raise PrefactorClientError(f"{path[:_REASON_CHARACTERS]} cannot be asked: {reason}") from None
@@ -253,7 +271,7 @@ class PrefactorHttpClient:
                     await response.aclose()
         except httpx.TimeoutException:
             trouble = too_late
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             trouble = f"no answer from {path} ({self._reason(error)})"
         # Raised here, so that the error does not hang on it: it quotes what the server said, and so perhaps the token.
         if trouble is not None:
@@ -263,35 +281,52 @@ class PrefactorHttpClient:
         if scope.cancelled_caught:
             raise PrefactorTransportError(too_late)
         body = _unpacked(bytes(raw), response.headers.get("content-encoding"), path)
-        retry_after = response.headers.get("retry-after")
-        return _Answer(response.status_code, body.replace(self._token, b"[token]"), retry_after)
+        return _Answer(response.status_code, body, response.headers.get("retry-after"))
 
-    @property
-    def _token(self) -> bytes:
-        return self.config.api_token.encode()
+    def without_token(self, text: str) -> str:
+        """Return *text* without our token in it: a server that quotes what it was sent must not spread it."""
+        return text.replace(self.config.api_token, "[token]")
 
     def _reason(self, error: BaseException) -> str:
         """Return what went wrong in the words of the deepest error: TLS hides its reason there."""
         name = type(error).__name__
-        while not str(error) and error.__cause__ is not None:
-            error = error.__cause__
-        words = str(error).replace(self.config.api_token, "[token]")
+        while not str(error) and (deeper := error.__cause__ or error.__context__) is not None:
+            error = deeper
+        words = self.without_token(str(error))
         return f"{name}: {words[:_REASON_CHARACTERS]}" if words else name
 
 
+@functools.cache
+def _verifying_context() -> ssl.SSLContext:
+    import httpcore
+
+    return httpcore.default_ssl_context()  # reading the authorities takes a twentieth of a second
+
+
+def _tls_context(root: str) -> ssl.SSLContext:
+    import ssl
+
+    # Without TLS nothing needs to be trusted; should it come to TLS all the same, nothing is.
+    return _verifying_context() if root.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def _unpacked(raw: bytes, encoding: str | None, path: str) -> bytes:
-    if encoding in (None, "", "identity"):
+    coding = (encoding or "identity").lower()
+    if coding == "identity":
         return raw
-    if encoding != "gzip":
-        raise PrefactorTransportError(f"the answer from {path} is packed in a way we did not ask for")
+    if coding not in ("gzip", "x-gzip"):
+        raise PrefactorResponseContractError(f"the answer from {path} is packed in a way we did not ask for")
+    unpacking = zlib.decompressobj(wbits=31)
     try:
-        body = zlib.decompressobj(wbits=31).decompress(raw, _ANSWER_BYTES + 1)
+        body = unpacking.decompress(raw, _ANSWER_BYTES + 1)
     except zlib.error:
         raise PrefactorTransportError(
             f"no whole answer from {path} (DecodingError: it is not gzip)"
         ) from None
     if len(body) > _ANSWER_BYTES:
         raise _too_large(path)
+    if not unpacking.eof:
+        raise PrefactorTransportError(f"no whole answer from {path} (DecodingError: it is cut off)")
     return body
 
 
@@ -299,34 +334,52 @@ def _too_large(path: str) -> PrefactorResponseContractError:
     return PrefactorResponseContractError(f"the answer from {path} is over {_ANSWER_BYTES >> 20} MiB")
 
 
-def _read(answer: _Answer, path: str, token: str) -> dict[str, Any]:
+def _read(answer: _Answer, path: str, without_token: Callable[[str], str]) -> dict[str, Any]:
+    status = answer.status
+    unreadable = None
     try:
         body = json.loads(answer.body)
-        is_error = isinstance(body, dict) and answer.status >= 400
-        if is_error and token in (text := json.dumps(body, ensure_ascii=False)):  # it was escaped in the JSON
-            body = json.loads(text.replace(token, "[token]"))
+        if status >= 400 and isinstance(body, dict):
+            body = _cleaned(body, without_token)
     except (ValueError, RecursionError) as error:
-        raise _breach(f"expected JSON from {path}, but got {answer.status}", answer, error) from error
+        # Without what it holds: the whole body.
+        unreadable = ValueError(getattr(error, "msg", None) or getattr(error, "reason", None) or "too deep")
+    if unreadable is not None:
+        breach = _breach(f"expected JSON from {path}, but got {status}", answer, without_token)
+        breach.cause = unreadable
+        raise breach from unreadable
     if not isinstance(body, dict):
-        raise _breach(f"expected a JSON object from {path}, but got {answer.status}", answer)
-    if meaning_of_status(answer.status) is Meaning.SUCCESS:
+        raise _breach(f"expected a JSON object from {path}, but got {status}", answer, without_token)
+    if meaning_of_status(status) is Meaning.SUCCESS:
         return body
-    if not is_error:
-        raise _breach(f"{path} answered {answer.status}; is this the address of a Prefactor API?", answer)
-    raise api_error(answer.status, body)
+    if status < 400:
+        what = f"{path} answered {status}; is this the address of a Prefactor API?"
+        raise _breach(what, answer, without_token)
+    raise api_error(status, body)
 
 
-def _breach(message: str, answer: _Answer, cause: Exception | None = None) -> PrefactorResponseContractError:
-    # A page may be long, and half of a character stand at the cut.
-    text = answer.body[: 8 * _SNIPPET_CHARACTERS].decode("utf-8", "replace")
-    snippet = " ".join(text.split())
+def _cleaned(value: Any, without_token: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return without_token(value)
+    if isinstance(value, dict):
+        return {without_token(key): _cleaned(each, without_token) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(each, without_token) for each in value]
+    return value
+
+
+def _breach(
+    message: str, answer: _Answer, without_token: Callable[[str], str]
+) -> PrefactorResponseContractError:
+    # First the token, then the cut: half a token is one, too.
+    text = without_token(answer.body.decode("utf-8", "replace"))
+    snippet = " ".join(text[: 8 * _SNIPPET_CHARACTERS].split())
     if len(snippet) > _SNIPPET_CHARACTERS:
         snippet = snippet[:_SNIPPET_CHARACTERS] + "..."
     return PrefactorResponseContractError(
         f"{message}: {snippet}" if snippet else message,
         status_code=answer.status,
         body_snippet=snippet or None,
-        cause=cause,
     )
 
 

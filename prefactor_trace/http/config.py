@@ -59,7 +59,8 @@ class HttpClientConfig:
         _require(is_count, "max_retries must be a whole number, and not negative")
         _require(self.initial_retry_delay > 0, "initial_retry_delay must be positive")
         _require(
-            self.initial_retry_delay <= self.max_retry_delay, "max_retry_delay must not be the smaller delay"
+            self.initial_retry_delay <= self.max_retry_delay,
+            "max_retry_delay must be at least initial_retry_delay",
         )
         _require(self.retry_multiplier >= 1, "retry_multiplier must be at least 1")
         _require(

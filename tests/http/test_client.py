@@ -41,7 +41,7 @@ from prefactor_trace.http import (
     PrefactorTransportError,
     PrefactorValidationError,
 )
-from prefactor_trace.http.client import _Answer, _read
+from prefactor_trace.http.client import _Answer, _read, _verifying_context
 
 TOKEN = "pf_0123456789abcdefghijklmnopqrstuvwxyz"
 PING = "/api/v1/ping"
@@ -305,7 +305,7 @@ class TestOtherAnswers:
     def test_cause(self, backend):
         """What could not read it is kept, and shown in a traceback; for JSON of another shape there is none."""
         error = failure(PrefactorResponseContractError, backend, always(200, b"<html>"))
-        assert type(error.cause) is json.JSONDecodeError
+        assert type(error.cause) is ValueError  # without the body, which the JSON library's error holds
         assert error.__cause__ is error.cause
         assert failure(PrefactorResponseContractError, backend, always(200, b"[]")).cause is None
 
@@ -648,9 +648,9 @@ KIND_OF = {
 
 def snippet(token, body):
     """Return what an error shows of a page, without a server: the answer is made by hand."""
-    answer = _Answer(200, body.replace(token.encode(), b"[token]"), None)
+    client = PrefactorHttpClient(config("http://127.0.0.1:1", api_token=token))
     with pytest.raises(PrefactorResponseContractError) as raised:
-        _read(answer, PING, token)
+        _read(_Answer(200, body, None), PING, client.without_token)
     return raised.value.body_snippet or ""
 
 
@@ -1187,3 +1187,97 @@ class TestLife:
 
         with HostileServer(always(200, b"{}")) as server:
             using(backend, server.url, use)
+
+
+class TestWhereItGoes:
+    @pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+    @on_both
+    def test_certificates(self, backend, scheme, certificate, monkeypatch):
+        """A certificate that nobody vouches for is no platform, however the address is written; a trusted one is."""
+        with HostileServer(hostile.over_tls(certificate, always(200, b"{}"))) as server:
+            url = server.url.replace("http", scheme)
+            with pytest.raises(PrefactorTransportError, match="certificate"):
+                ping(backend, url)
+            assert server.requests == []
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+            _verifying_context.cache_clear()
+            assert ping(backend, url) == {}
+        _verifying_context.cache_clear()
+
+    @on_both
+    def test_an_address_that_changes(self, backend, certificate):
+        """A client that has begun without TLS trusts nobody with it."""
+
+        async def use(client):
+            await client.validate_token()
+            client.config.api_url = secure.url.replace("http", "https")
+            await client.close()
+            with pytest.raises(PrefactorTransportError, match="certificate"):
+                await client.validate_token()
+
+        with (
+            HostileServer(always(200, b"{}")) as plain,
+            HostileServer(hostile.over_tls(certificate, always(200, b"{}"))) as secure,
+        ):
+            using(backend, plain.url, use)
+            assert secure.requests == []
+
+    @on_both
+    def test_proxies(self, backend, monkeypatch):
+        """The variables that all programs share name the proxy; this machine itself is never asked for through one."""
+        with HostileServer(always(200, b"{}")) as server, HostileServer(always(200, b'{"via": 1}')) as proxy:
+            for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+                monkeypatch.setenv(name, proxy.url)
+            for name in ("no_proxy", "NO_PROXY"):
+                monkeypatch.delenv(name, raising=False)
+            assert ping(backend, server.url) == {}
+            assert ping(backend, "http://platform.test") == {"via": 1}
+            assert proxy.requests[0].target == "http://platform.test/api/v1/ping"
+
+    @on_both
+    def test_an_unusable_proxy(self, backend, monkeypatch):
+        """It is said, and its password is not."""
+        monkeypatch.setenv("http_proxy", "socks5://user:secret@127.0.0.1:1")
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(PrefactorClientError, match="HTTP_PROXY") as raised:
+            ping(backend, "http://platform.test")
+        assert "secret" not in str(raised.value)
+
+    @on_both
+    def test_answers_are_read_as_they_are(self, backend):
+        """What the platform has stored is not touched, though our token stands in it."""
+        body = b'{"status": "success", "agent": "the agent"}'
+        with HostileServer(always(200, body)) as server:
+            assert ping(backend, server.url, api_token="agent") == {"status": "success", "agent": "the agent"}
+
+    @pytest.mark.parametrize("token", ['se"cret-token', "se\\cret-token", "secret-token\n", "", None])
+    @on_both
+    def test_a_renewed_token(self, backend, token):
+        """One that is quoted is not shown, whatever is in it; one that is none is refused without being shown."""
+        quoted = json.dumps(
+            {"status": "error", "code": "c", "message": f"bad {token}", "errors": {"t": [token]}}
+        )
+
+        async def use(client):
+            client.config.api_token = token
+            with pytest.raises(PrefactorHttpError) as raised:
+                await client.validate_token()
+            return raised.value
+
+        with HostileServer(always(422, quoted.encode())) as server:
+            error = using(backend, server.url, use)
+        for text in everything_about(error):
+            assert "cret-token" not in text
+
+    def test_a_second_event_loop(self):
+        """A client outlives the event loop it was first used in; closing it in another one is no error."""
+        with HostileServer(always(200, b"{}")) as server:
+            client = PrefactorHttpClient(config(server.url))
+            for backend in ("asyncio", "trio", "asyncio"):
+
+                async def once():
+                    assert await client.validate_token() == {}
+                    await client.close()
+
+                anyio.run(once, backend=backend)
+            anyio.run(client.close)

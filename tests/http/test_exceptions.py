@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from prefactor_trace.errors import PrefactorTraceError
-from prefactor_trace.http import exceptions
-from prefactor_trace.http.endpoints._endpoint import read_as
+from prefactor_trace.http import HttpClientConfig, PrefactorHttpClient, exceptions
 from prefactor_trace.http.exceptions import (
     PrefactorApiError,
     PrefactorAuthError,
@@ -224,11 +223,17 @@ class TestTravelling:
         """A pool hands on the error that its worker raised, with what could not be read."""
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             with pytest.raises(PrefactorResponseContractError, match="agent_spans.get") as raised:
-                pool.apply_async(read_as, (AgentSpan, {"id": 5}, "agent_spans.get")).get(30)
+                pool.apply_async(misread).get(30)
             pool.close()
             pool.join()
         assert "id" in str(raised.value)
         assert type(raised.value.cause) is ValidationError
+
+
+def misread():
+    """Read an answer that does not fit, as the client does."""
+    client = PrefactorHttpClient(HttpClientConfig("http://127.0.0.1:1", "token"))
+    client.agent_spans._parsed(AgentSpan, {"id": 5}, "agent_spans.get")
 
 
 class Busy(PrefactorApiError):

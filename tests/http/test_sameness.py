@@ -46,6 +46,16 @@ DIFFERENCES = {
         "A call that is given no idempotency key gets one, so that its retries cannot do it twice (section 1.7). It "
         "begins with `default_idempotency_key`, which the released client reads nowhere (D25)."
     ),
+    "client.PrefactorHttpClient.without_token: added": "Errors that quote a server leave our token out.",
+    "endpoints.agent.AgentClient.list_agents: returns list[AgentSummary], here Page[AgentSummary]": (
+        "A list that also knows where it stands; without that, nobody could ask for the next page."
+    ),
+    "models.agent_span.AgentSpan.payload: limits are *, here *": (
+        "Null is read as {}: what a discarded payload looks like is not published (section 3.8)."
+    ),
+    "models.agent_instance.AgentInstance.quality_*: type is *, here *": (
+        "A kind of evaluation without a template may have no summary; one null must not spoil the answer."
+    ),
     "config.HttpClientConfig.api_token: repr is True, here False": (
         "A config gets into logs and error reports; the token must not."
     ),

@@ -160,7 +160,7 @@ async def agents(client: PrefactorHttpClient) -> None:
     assert_type(agent.status, Literal["pending", "active", "dormant", "retired"])
     assert_type(await client.agents.update(agent.id, AgentForUpdate(team_id=None)), Agent)
     assert_type(await client.agents.show(external_identifier="a"), Agent)
-    assert_type(await client.agents.list_agents(sorting="-id", page_size=100), list[AgentSummary])
+    assert_type(await client.agents.list_agents(sorting="-id", page_size=100), Page[AgentSummary])
     for deed in (client.agents.retire, client.agents.reinstate, client.agents.delete, client.agents.get):
         assert_type(await deed(agent.id), Agent)
     await client.agents.create({"name": "A"})  # type: ignore[arg-type]

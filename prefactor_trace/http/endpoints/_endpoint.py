@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -13,7 +13,6 @@ from prefactor_trace.http.models.base import ApiResponse, ListResponse, Page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from prefactor_trace.http.client import PrefactorHttpClient
 
@@ -38,12 +37,35 @@ class Endpoint:
             method, "/api/v1/" + path, json_data=dict(body), idempotency_key=key
         )
 
+    def _details(self, response: dict[str, Any], kind: type[Model], operation: str) -> Model:
+        """Read the thing that an answer is about."""
+        envelope = self._parsed(ApiResponse[kind], response, operation)  # type: ignore[valid-type]
+        thing: Model = envelope.details
+        return thing
+
+    def _page(self, response: dict[str, Any], kind: type[Model], operation: str) -> Page[Model]:
+        """Read a page of a list. The platform may leave out where it stands."""
+        frame = {"pagination": None, "sorting": None, **response}
+        return Page(self._parsed(ListResponse[kind], frame, operation))  # type: ignore[valid-type]
+
+    def _parsed(self, kind: type[Model], answer: object, operation: str) -> Model:
+        """Read *answer*. Raises PrefactorResponseContractError, with what is wrong, if it does not fit."""
+        try:
+            return kind.model_validate(answer)
+        except ValidationError as error:
+            mistakes = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+            wrong = self._client.without_token("; ".join(mistakes[:3]))
+            cause = error if self._client.without_token(str(error)) == str(error) else None
+        raise PrefactorResponseContractError(
+            f"the answer to {operation} is not what it should be: {wrong}", cause=cause
+        ) from cause
+
 
 def segment(identifier: str) -> str:
     """Return *identifier* as one segment of a path. Raises ValueError for what would lead to another call."""
-    if identifier in ("", ".", ".."):
+    if identifier is None or str(identifier) in ("", ".", ".."):
         raise ValueError(f"an id is needed, not {identifier!r}")
-    return quote(identifier, safe="")
+    return quote(str(identifier), safe="")
 
 
 def body_of(request: BaseModel) -> dict[str, Any]:
@@ -60,36 +82,14 @@ def rfc3339(moment: datetime | None) -> str | None:
     """Write *moment* in UTC, with Z (contract section 1.8). Without a time zone it is local, as ever in Python."""
     if moment is None:
         return None
+    if not isinstance(moment, datetime):
+        raise TypeError(f"a time is a datetime, not {type(moment).__name__}")
     return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def paging(sorting: str | None, offset: int | None, page_size: int | None) -> dict[str, Any]:
     """Return the query parameters that every list takes (contract section 5.1)."""
     return {"sorting": sorting, "pagination[offset]": offset, "pagination[page_size]": page_size}
-
-
-def read_details(response: dict[str, Any], kind: type[Model], operation: str) -> Model:
-    """Read the thing that an answer is about."""
-    envelope = read_as(ApiResponse[kind], response, operation)  # type: ignore[valid-type]
-    thing: Model = envelope.details
-    return thing
-
-
-def read_page(response: dict[str, Any], kind: type[Model], operation: str) -> Page[Model]:
-    """Read a page of a list. The platform may leave out where it stands."""
-    frame = {"pagination": None, "sorting": None, **response}
-    return Page(read_as(ListResponse[kind], frame, operation))  # type: ignore[valid-type]
-
-
-def read_as(kind: type[Model], answer: object, operation: str) -> Model:
-    """Read *answer*. Raises PrefactorResponseContractError, with what is wrong, if it does not fit."""
-    try:
-        return kind.model_validate(answer)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])
-        raise PrefactorResponseContractError(
-            f"the answer to {operation} is not what it should be: {wrong}", cause=error
-        ) from None
 
 
 def _query(parameters: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prefactor_trace.http.endpoints._endpoint import (
     Endpoint,
     body_of,
     paging,
-    read_details,
-    read_page,
     segment,
 )
 from prefactor_trace.http.models.agent import Agent, AgentForCreate, AgentForUpdate, AgentSummary
+
+if TYPE_CHECKING:
+    from prefactor_trace.http.models.base import Page
 
 __all__ = ["AgentClient"]
 
@@ -20,7 +23,8 @@ class AgentClient(Endpoint):
 
     Every method may raise the errors of `PrefactorHttpClient.request`; an unknown id raises
     `PrefactorNotFoundError`, content that the platform refuses `PrefactorValidationError`.
-    An idempotency key has 8 to 64 characters; by default each call makes one of its own.
+    An idempotency key has 8 to 64 characters; by default each call makes one of its own. Arguments that cannot be
+    sent raise ValueError or TypeError.
     """
 
     async def create(self, details: AgentForCreate, idempotency_key: str | None = None) -> Agent:
@@ -39,7 +43,7 @@ class AgentClient(Endpoint):
 
         GET /api/v1/agent/{agent_id}
         """
-        return read_details(await self._read(f"agent/{segment(agent_id)}"), Agent, "agents.get")
+        return self._details(await self._read(f"agent/{segment(agent_id)}"), Agent, "agents.get")
 
     async def update(
         self, agent_id: str, details: AgentForUpdate, idempotency_key: str | None = None
@@ -65,8 +69,8 @@ class AgentClient(Endpoint):
         sorting: str | None = None,
         offset: int | None = None,
         page_size: int | None = None,
-    ) -> list[AgentSummary]:
-        """Return a page of agents: a list with `pagination` and `sorting`, see `models.Page`.
+    ) -> Page[AgentSummary]:
+        """Return a page of agents: a list with `pagination` and `sorting`, as `models.Page` says.
 
         GET /api/v1/agent
 
@@ -84,7 +88,7 @@ class AgentClient(Endpoint):
             "owner_person_id": owner_person_id,
         }
         response = await self._read("agent", {**owners, **paging(sorting, offset, page_size)})
-        return read_page(response, AgentSummary, "agents.list_agents")
+        return self._page(response, AgentSummary, "agents.list_agents")
 
     async def show(
         self,
@@ -113,7 +117,7 @@ class AgentClient(Endpoint):
             "include_counts": include_counts,
             "include_risk_rollup": include_risk_rollup,
         }
-        return read_details(await self._read("agent/show", wanted), Agent, "agents.show")
+        return self._details(await self._read("agent/show", wanted), Agent, "agents.show")
 
     async def retire(self, agent_id: str, idempotency_key: str | None = None) -> Agent:
         """Retire an agent.
@@ -141,4 +145,4 @@ class AgentClient(Endpoint):
     async def _change(
         self, method: str, path: str, verb: str, idempotency_key: str | None, **body: object
     ) -> Agent:
-        return read_details(await self._write(method, path, body, idempotency_key), Agent, f"agents.{verb}")
+        return self._details(await self._write(method, path, body, idempotency_key), Agent, f"agents.{verb}")

@@ -10,9 +10,6 @@ from prefactor_trace.http.endpoints._endpoint import (
     body_of,
     paging,
     plain,
-    read_as,
-    read_details,
-    read_page,
     rfc3339,
     segment,
 )
@@ -76,7 +73,7 @@ class AgentInstanceClient(Endpoint):
     `PrefactorNotFoundError`, content that the platform refuses `PrefactorValidationError`, and what is not possible
     in the present state `PrefactorApiError` with the code `invalid_action`.
     An idempotency key has 8 to 64 characters; by default each call makes one of its own.
-    Times without a time zone are local.
+    Times without a time zone are local. Arguments that cannot be sent raise ValueError or TypeError.
     """
 
     @overload
@@ -156,7 +153,7 @@ class AgentInstanceClient(Endpoint):
             **{name: value for name, value in given.items() if value is not None},
         }
         response = await self._write("POST", "agent_instance/register", body, idempotency_key)
-        return read_details(response, AgentInstance, "agent_instances.register")
+        return self._details(response, AgentInstance, "agent_instances.register")
 
     async def start(
         self,
@@ -245,7 +242,7 @@ class AgentInstanceClient(Endpoint):
         GET /api/v1/agent_instance/{agent_instance_id}
         """
         response = await self._read(f"agent_instance/{segment(agent_instance_id)}")
-        return read_details(response, AgentInstance, "agent_instances.get")
+        return self._details(response, AgentInstance, "agent_instances.get")
 
     async def show(
         self,
@@ -278,7 +275,7 @@ class AgentInstanceClient(Endpoint):
             "include_alert_count": include_alert_count,
         }
         response = await self._read("agent_instance/show", wanted)
-        return read_details(response, AgentInstance, "agent_instances.show")
+        return self._details(response, AgentInstance, "agent_instances.show")
 
     async def list(
         self,
@@ -301,7 +298,7 @@ class AgentInstanceClient(Endpoint):
         """
         wanted = {"agent_id": agent_id, "agent_version_id": agent_version_id}
         response = await self._read("agent_instance", {**wanted, **paging(sorting, offset, page_size)})
-        return read_page(response, AgentInstanceSummary, "agent_instances.list")
+        return self._page(response, AgentInstanceSummary, "agent_instances.list")
 
     async def agent_context(self, agent_instance_id: str) -> AgentContext:
         """Return a digest of a run for language models.
@@ -309,11 +306,11 @@ class AgentInstanceClient(Endpoint):
         GET /api/v1/agent_instance/{agent_instance_id}/agent_context
         """
         response = await self._read(f"agent_instance/{segment(agent_instance_id)}/agent_context")
-        return read_as(AgentContext, response.get("agent_context"), "agent_instances.agent_context")
+        return self._parsed(AgentContext, response.get("agent_context"), "agent_instances.agent_context")
 
     async def _change(
         self, agent_instance_id: str, verb: str, body: dict[str, Any], idempotency_key: str | None
     ) -> AgentInstance:
         path = f"agent_instance/{segment(agent_instance_id)}/{verb}"
         response = await self._write("POST", path, body, idempotency_key)
-        return read_details(response, AgentInstance, f"agent_instances.{verb}")
+        return self._details(response, AgentInstance, f"agent_instances.{verb}")

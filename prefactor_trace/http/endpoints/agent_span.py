@@ -8,8 +8,6 @@ from prefactor_trace.http.endpoints._endpoint import (
     Endpoint,
     body_of,
     paging,
-    read_details,
-    read_page,
     rfc3339,
     segment,
 )
@@ -37,7 +35,7 @@ class AgentSpanClient(Endpoint):
     `PrefactorNotFoundError`, content that the platform refuses `PrefactorValidationError`, and what is not possible
     in the present state `PrefactorApiError` with the code `invalid_action`.
     An idempotency key has 8 to 64 characters; by default each call makes one of its own.
-    Times without a time zone are local.
+    Times without a time zone are local. Arguments that cannot be sent raise ValueError or TypeError.
     """
 
     async def create(
@@ -87,7 +85,7 @@ class AgentSpanClient(Endpoint):
             sensitive_encoding=sensitive_encoding,
         )
         response = await self._write("POST", "agent_spans", {"details": body_of(request)}, idempotency_key)
-        return _heard(response, control_signal_callback, "agent_spans.create")
+        return self._heard(response, control_signal_callback, "agent_spans.create")
 
     async def finish(
         self,
@@ -124,7 +122,7 @@ class AgentSpanClient(Endpoint):
         )
         path = f"agent_spans/{segment(agent_span_id)}/finish"
         response = await self._write("POST", path, body_of(request), idempotency_key)
-        return _heard(response, control_signal_callback, "agent_spans.finish")
+        return self._heard(response, control_signal_callback, "agent_spans.finish")
 
     async def get(self, agent_span_id: str, *, redacted: bool = False) -> AgentSpan:
         """Return a step.
@@ -136,7 +134,7 @@ class AgentSpanClient(Endpoint):
             redacted: Without its sensitive values.
         """
         response = await self._read(f"agent_spans/{segment(agent_span_id)}", {"redacted": redacted})
-        return read_details(response, AgentSpan, "agent_spans.get")
+        return self._details(response, AgentSpan, "agent_spans.get")
 
     async def list(
         self,
@@ -174,14 +172,13 @@ class AgentSpanClient(Endpoint):
             "include_risk_level": include_risk_level,
         }
         response = await self._read("agent_spans", {**wanted, **paging(sorting, offset, page_size)})
-        return read_page(response, AgentSpanSummary, "agent_spans.list")
+        return self._page(response, AgentSpanSummary, "agent_spans.list")
 
-
-def _heard(
-    response: dict[str, Any], callback: Callable[[str | None], None] | None, operation: str
-) -> AgentSpan:
-    """Read an answer about a step, and pass on that the run has been terminated (contract section 3.4)."""
-    control = response.get("control")
-    if callback is not None and isinstance(control, dict) and control.get("terminate"):
-        callback(control.get("reason"))
-    return read_details(response, AgentSpan, operation)
+    def _heard(
+        self, response: dict[str, Any], callback: Callable[[str | None], None] | None, operation: str
+    ) -> AgentSpan:
+        """Read an answer about a step, and pass on that the run has been terminated (contract section 3.4)."""
+        control = response.get("control")
+        if callback is not None and isinstance(control, dict) and control.get("terminate"):
+            callback(control.get("reason"))
+        return self._details(response, AgentSpan, operation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefactor_trace.http.endpoints._endpoint import Endpoint, read_as
+from prefactor_trace.http.endpoints._endpoint import Endpoint
 from prefactor_trace.http.models.bulk import BulkRequest, BulkResponse
 
 __all__ = ["BulkClient"]
@@ -25,4 +25,4 @@ class BulkClient(Endpoint):
         """
         body = request.model_dump(by_alias=True)
         response = await self._client.request("POST", "/api/v1/bulk", json_data=body)
-        return read_as(BulkResponse, response, "bulk.execute")
+        return self._parsed(BulkResponse, response, "bulk.execute")

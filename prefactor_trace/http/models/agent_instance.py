@@ -359,8 +359,8 @@ class AgentInstance(AgentInstanceSummary):
     span_counts: AgentInstanceSpanCounts | None = None
     span_schema_counts: dict[str, Any] | None = None
     cost_breakdown: dict[str, Any] | None = None
-    quality_payloads: dict[str, dict[str, Any]] | None = None
-    quality_summaries: dict[str, str] | None = None
+    quality_payloads: dict[str, dict[str, Any] | None] | None = None
+    quality_summaries: dict[str, str | None] | None = None
 
 
 class AgentContext(ApiModel):

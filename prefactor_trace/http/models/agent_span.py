@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from prefactor_trace.http.models.base import ApiModel
 from prefactor_trace.http.models.types import AgentStatus, FinishStatus, Words
@@ -61,6 +61,10 @@ class FinishSpanRequest(ApiModel):
     idempotency_key: str | None = None
 
 
+def _empty_for_null(payload: Any) -> Any:
+    return {} if payload is None else payload  # what a discarded payload looks like is not published
+
+
 class AgentSpan(ApiModel):
     """A step.
 
@@ -97,7 +101,7 @@ class AgentSpan(ApiModel):
     schema_title: str | None = None
     status: Annotated[AgentStatus, Words()]
     purpose: Annotated[Literal["activity", "quality", "alert"], Words()] | None = None
-    payload: dict[str, Any] = Field(default_factory=dict)
+    payload: Annotated[dict[str, Any], BeforeValidator(_empty_for_null)] = Field(default_factory=dict)
     result_payload: dict[str, Any] | None = None
     payload_byte_size_estimate: int | None = None
     sensitive_encoding: bool | None = None
