@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench soak durability clean
 
 help:
 	@echo "make demo     run a real agent against a local platform and show its record (KEEP=1 leaves the platform running)"
@@ -12,6 +12,8 @@ help:
 	@echo "make lint     ruff and mypy only"
 	@echo "make format   let ruff mend what it can"
 	@echo "make bench    print what a span costs, beside other libraries"
+	@echo "make soak     kill, cut off and fork for an hour; SEEDS=... FIRST=... OUTAGE=... choose what"
+	@echo "make durability   print what arrives of 200 spans, whatever happens, beside other libraries"
 	@echo "make install  a .venv with everything for development"
 
 $(VENV)/.local: pyproject.toml
@@ -45,5 +47,23 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/span_overhead.py
 	$(BIN)/python benchmarks/import_time.py
 
+SEEDS ?= 1000
+FIRST ?= 0
+OUTAGE ?= 180
+
+soak: $(VENV)/.dev
+	CHAOS_LONG=1 CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST_SEED=$(FIRST) CHAOS_OUTAGE_SECONDS=$(OUTAGE) \
+		$(BIN)/python -m pytest tests/chaos $(ARGS)
+
+# The other libraries would fight over versions with what the tests need.
+.venv-durability/.ready: pyproject.toml
+	@test -x .venv-durability/bin/python || $(PYTHON) -m venv .venv-durability
+	@.venv-durability/bin/python -m pip install -qq --disable-pip-version-check -e '.[local]' \
+		langfuse langsmith logfire sentry-sdk opentelemetry-sdk opentelemetry-exporter-otlp-proto-http
+	@touch $@
+
+durability: .venv-durability/.ready
+	.venv-durability/bin/python benchmarks/durability.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-durability dist build .mypy_cache .ruff_cache .hypothesis

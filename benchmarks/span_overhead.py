@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,7 +64,8 @@ def read(document: str) -> dict[str, Any]:
 
 _QUERY = ("refund policy", "customer-17", {"limit": 5, "language": "en"})
 _MESSAGES = [{"role": "user", "content": f"{n:03d} " + "all work and no play " * 10} for n in range(200)]
-SMALL = Workload("small call", search, _QUERY, 2_000, 250, 10.0)
+SMALL = Workload("small call", search, _QUERY, 2_000, 250, 16.0)
+_IN_MEMORY_BUDGET = 10.0
 WORKLOADS = (
     SMALL,
     Workload("200 chat messages, 50 KB", chat, (_MESSAGES,), 300, 100, 60.0),
@@ -147,10 +149,18 @@ class _Decorating:
 
 class PrefactorTrace(_Decorating):
     title = "prefactor_trace"
+    spool = True
 
     def __init__(self, sink: Sink) -> None:
         super().__init__(sink)
-        self._tracer = pt.configure(api_url=sink.url, api_token="benchmark", agent_name="benchmark")
+        self._folder = tempfile.TemporaryDirectory()
+        self._tracer = pt.configure(
+            api_url=sink.url,
+            api_token="benchmark",
+            agent_name="benchmark",
+            spool=self.spool,
+            state_dir=self._folder.name,
+        )
 
     def decorate(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return pt.span(function)
@@ -165,6 +175,14 @@ class PrefactorTrace(_Decorating):
 
     def close(self) -> None:
         self._tracer.shutdown()
+        self._folder.cleanup()
+
+
+class InMemory(PrefactorTrace):
+    """Without the spool, as the others are: what waits is lost with the process."""
+
+    title = "prefactor_trace, in memory"
+    spool = False
 
 
 class OpenTelemetry(_Decorating):
@@ -342,6 +360,9 @@ def overhead(peers: list[Any], workload: Workload, scale: Scale) -> Iterator[Row
     for title, _, _, _, budget in rows:
         values = {peer.title: median(added[title, peer.title]) for peer in peers[1:]}
         yield Row(f"{workload.title}: {title}", values, budget)
+        if InMemory.title in values and workload is SMALL:
+            in_memory = {**values, PrefactorTrace.title: values[InMemory.title]}
+            yield Row(f"  PREFACTOR_SPOOL=off: {title}", in_memory, budget and _IN_MEMORY_BUDGET)
 
 
 def delivery(peers: list[Any], scale: Scale) -> Iterator[Row]:
@@ -445,6 +466,7 @@ def _measure(scale: Scale) -> Iterator[Row]:
         peers = [
             Undecorated(),
             PrefactorTrace(sink),
+            InMemory(sink),
             *_open(OpenTelemetry, sink),
             *_open(PrefactorCore, sink),
         ]

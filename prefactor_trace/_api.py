@@ -110,6 +110,8 @@ def configure(
     exit_timeout: float | None = None,
     log_level: str | None = None,
     state_dir: str | os.PathLike[str] | None = None,
+    spool: bool | None = None,
+    spool_dir: str | os.PathLike[str] | None = None,
     exporter: Exporter | None = None,
     schema: Schema | None = None,
 ) -> Tracer:
@@ -141,6 +143,9 @@ def configure(
         exit_timeout: Seconds the end of the program may wait for delivery.
         log_level: Level of the logger `prefactor_trace`.
         state_dir: Folder for what outlives the process.
+        spool: Have records on disk as soon as they are recorded. False: they wait in memory alone, as they do with
+            `exporter`.
+        spool_dir: Folder of the spool.
         exporter: Where batches go, instead of over HTTP.
         schema: Span types to declare beside those of decorated functions, and the schema version's name.
 

@@ -78,6 +78,8 @@ class Connection:
             return Unreachable(f"no whole answer within {self._timeout:g} s")
         except httpcore.ConnectError as error:  # the words of the operating system or of the TLS library
             return Unreachable(str(error))
+        except (httpcore.ReadError, httpcore.RemoteProtocolError) as error:
+            return Unreachable(type(error).__name__, broke_off=True)
         except Exception as error:  # whatever the network does is one thing to us: no answer
             # Without the error's text: some quote the header they do not like, and so the token.
             return Unreachable(type(error).__name__)

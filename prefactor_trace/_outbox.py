@@ -32,7 +32,7 @@ from prefactor_trace._record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from prefactor_trace._record import Fact, InstanceRecord, Record
 
@@ -46,6 +46,17 @@ _LOST_PARENTS_KEPT = 10_000
 # One request's bytes; the platform publishes no limit (API contract section 13, no. 2).
 _BATCH_BYTES = 1_000_000
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
+# Spans of a run that another process registers may be earlier than it: so often, and so long, they are tried again.
+_STRANGER_SECONDS = (0.2, 1.0, 5.0, 30.0, 120.0, 300.0)
+_NOT_HELD = (0.0, 0)
+_RETURN_SECONDS = 0.01
+# A record over which the platform fails, while it takes others, is tried again after so long; then it is given up.
+_STRIKE_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+_FINISH_WAITS_FOR = 5  # so often a record is tried alone before its run's finish goes ahead of it
+_HELD_KEPT_SECONDS = 600.0
+_SEARCH_PAUSE_SECONDS = 0.2
+_SEARCH_STEPS = 12
+POISON = "refused: the platform fails over it"
 _LEFT_OUT = b'{"$truncated":"buffer full"}'
 
 
@@ -86,7 +97,7 @@ class Limits(NamedTuple):
 class Outbox:
     """See the module's docstring. Methods never raise and never block."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - an immutable value
+    def __init__(self, limits: Limits = Limits(), *, reports: bool = False) -> None:  # noqa: B008 - immutable
         self._limits = limits
         self._tight = limits.buffer_bytes * 7 // 8
         self._open: dict[str, tuple[float, SpanStarted]] = {}  # since when
@@ -98,8 +109,20 @@ class Outbox:
         self._dead: dict[str, str] = {}  # instances the platform refused → why
         self._lost: dict[str, str | None] = {}  # spans given up → their parent
         self._unsure: set[str] = set()  # spans whose announcement was tried, and perhaps heard
+        self._known: set[str] = set()  # instances of which the platform knows through us
+        # Not to be sent now, by key, or by instance if the platform does not know it yet → until when, tries.
+        self._held: dict[str, tuple[float, int]] = {}
+        self._cap = limits.batch_size  # less while it is being found out which record the platform fails over
+        self._successes = 0
+        self._strikes: dict[
+            str, tuple[int, int, int]
+        ] = {}  # failed alone → strikes, after which success, tries
         self._ticket = 0
         self._flush_ticket = 0
+        self.holds_finishes = False
+        """Whether runs stay unfinished for now, because a part of them may be on its way back."""
+        self._is_returning = False
+        self._returned = 0  # records that wait and were kept elsewhere before
         self._in_flight: tuple[Record, ...] = ()
         self._failures = 0
         self._not_before = 0.0
@@ -111,23 +134,53 @@ class Outbox:
         self._delivered = 0
         self._dropped: Counter[str] = Counter()
         self._notes: Counter[str] = Counter()
+        self._settled: list[tuple[str, str | None]] | None = [] if reports else None
+
+    @property
+    def size(self) -> int:
+        """What the records in here weigh, in bytes."""
+        return self._bytes
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is waiting to be sent."""
+        return not self._waiting
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether there is no destination to reach."""
+        return self._nowhere
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether the last attempt has failed, so that more to send would only wait."""
+        return self._failures > 0
 
     # -- in ------------------------------------------------------------------------------------------------
 
-    def put(self, fact: Fact, now: float) -> bool:
-        """Take a fact. Return True if there is a full batch now."""
+    def put_back(self, fact: Fact, now: float) -> None:
+        """Take a fact that was recorded before and kept elsewhere: also after `close`."""
+        closing, self._closing = self._closing, False
+        self._is_returning = True
+        self.put(fact, now)
+        self._is_returning = False
+        self._closing = closing
+
+    def put(self, fact: Fact, now: float) -> None:
+        """Take a fact."""
         # Span facts come by the thousand, so their two methods avoid every call they can.
         if type(fact) is SpanStarted:
-            return self._put_started(fact, now)
-        if type(fact) is SpanEnded:
-            return self._put_ended(fact, now)
-        return self._put_instance(fact, now)  # type: ignore[arg-type] # the two span facts are handled above
+            self._put_started(fact, now)
+        elif type(fact) is SpanEnded:
+            self._put_ended(fact, now)
+        else:
+            self._put_instance(fact, now)  # type: ignore[arg-type] # the two span facts are handled above
 
-    def _put_started(self, started: SpanStarted, now: float) -> bool:
+    def _put_started(self, started: SpanStarted, now: float) -> None:
         self._created += 1
         if self._closing or started.instance_id in self._dead:
-            self._count_dropped(self._dead.get(started.instance_id, "after_shutdown"))
-            return False
+            self._drop(started.id, self._dead.get(started.instance_id, "after_shutdown"))
+            return
         size = started.size
         if self._bytes + size > self._tight and started.payload is not None:
             started = started._replace(payload=_LEFT_OUT)
@@ -135,13 +188,12 @@ class Outbox:
             self._notes["payload left out: buffer full"] += 1
         self._open[started.id] = (now, started)
         self._bytes += size
-        return False
 
-    def _put_ended(self, ended: SpanEnded, now: float) -> bool:
+    def _put_ended(self, ended: SpanEnded, now: float) -> None:
         opened = self._open.pop(ended.id, None)
         started = opened[1] if opened else self._announced.pop(ended.id, None)
         if started is None:  # its start was given up, or belongs to the process we were forked from
-            return False
+            return
         record = SpanRecord(started, ended, opened is None)
         added = ended.size
         size = started.size + added
@@ -151,14 +203,27 @@ class Outbox:
             smaller = self._without_data(record)
             if smaller is None:
                 self._lose(started, "overflow")
-                return False
+                return
             record, size = smaller, smaller.size
             self._bytes += size
-        self._ticket += 1
-        self._waiting[ended.id] = (self._ticket, now, record, size)
-        return len(self._waiting) == self._limits.batch_size
+        self._waiting[ended.id] = (self._next_ticket(), now, record, size)
+        if self._is_returning:
+            self._move_finish_back(started.instance_id)
 
-    def _put_instance(self, fact: InstanceRecord, now: float) -> bool:
+    def _move_finish_back(self, instance_id: str) -> None:
+        """After its finish a run takes nothing more, so that must stay the last of it."""
+        key = instance_id + "-finish"
+        if key in self._waiting:
+            self._waiting[key] = self._waiting.pop(key)
+
+    def _next_ticket(self) -> int:
+        if self._is_returning:  # it is older than everything that has a ticket
+            self._returned += 1
+            return 0
+        self._ticket += 1
+        return self._ticket
+
+    def _put_instance(self, fact: InstanceRecord, now: float) -> None:
         self._created += 1
         instance_id = fact.instance_id
         reason = "after_shutdown" if self._closing else self._dead.get(instance_id)
@@ -171,14 +236,13 @@ class Outbox:
             reason = self._dead[instance_id] = "overflow"  # the whole run: half of it would be of no use
             self._running.discard(instance_id)
         if reason is None and fact.key in self._waiting:
-            reason = "same id twice"
+            self._dropped["same id twice"] += 1  # the first one goes on under this key
+            return
         if reason is not None:
-            self._count_dropped(reason)
-            return False
-        self._ticket += 1
-        self._waiting[fact.key] = (self._ticket, now, fact, _INSTANCE_RECORD_SIZE)
+            self._drop(fact.key, reason)
+            return
+        self._waiting[fact.key] = (self._next_ticket(), now, fact, _INSTANCE_RECORD_SIZE)
         self._bytes += _INSTANCE_RECORD_SIZE
-        return len(self._waiting) == self._limits.batch_size
 
     def _without_data(self, record: SpanRecord) -> SpanRecord | None:
         """Return *record* as it fits into a buffer that is getting tight: without its data, or None: not at all."""
@@ -193,6 +257,18 @@ class Outbox:
         self._notes["payload left out: buffer full"] += 1
         return smaller
 
+    def know(self, instance_id: str) -> None:
+        """Note that the platform has a run, which an earlier process has registered."""
+        self._known.add(instance_id)
+
+    def leave(self, instance_id: str) -> None:
+        """Note that a run has ended, though its finish is not here yet."""
+        self._running.discard(instance_id)
+
+    def suspect(self, span_id: str) -> None:
+        """Note that the platform may have been told of a span while it was running, by an earlier process."""
+        self._unsure.add(span_id)
+
     # -- out -----------------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Send | Wait | Done:
@@ -205,42 +281,96 @@ class Outbox:
         if due is None or due > 0:
             return Wait(due)
         self._in_flight = tuple(self._cut(now).values())
+        if not self._in_flight:  # all that is due is held
+            return Wait(self._until_something_goes(now))
         return Send(self._in_flight)
+
+    def _until_something_goes(self, now: float) -> float:
+        """Seconds, when all that is due is held."""
+        moments = [until for until, _ in self._held.values()]
+        if self._open:
+            moments.append(next(iter(self._open.values()))[0] + self._limits.live_after)
+        moments = [each for each in moments if each > now]
+        if self.holds_finishes:
+            moments.append(now)
+        return max(_RETURN_SECONDS, min(moments, default=now + self._limits.batch_delay) - now)
 
     def _due(self, now: float) -> float | None:
         """Seconds until there is something to send; None: nothing is in sight."""
+        if self._held and not self._waiting and not self._open:
+            self._held.clear()
         # While a run is going on, a span may begin at any moment without a word to us.
         times = [self._limits.live_after] if self._running else []
         if self._waiting:
-            ticket, since, _, _ = next(iter(self._waiting.values()))
-            hurry = self._closing or ticket <= self._flush_ticket
-            if hurry or len(self._waiting) >= self._limits.batch_size:
-                return 0.0
-            times.append(since + self._limits.batch_delay - now)
+            first = self._first_to_go(now)
+            if first is None:
+                times += [until - now for until, _ in self._held.values() if until > now]
+            else:
+                ticket, since, _, _ = first
+                hurry = self._closing or ticket <= self._flush_ticket
+                if hurry or len(self._waiting) >= self._limits.batch_size:
+                    return 0.0
+                times.append(since + self._limits.batch_delay - now)
         if self._open:
             since, _ = next(iter(self._open.values()))
             times.append(since + self._limits.live_after - now)
         return max(0.0, min(times)) if times else None
 
+    def _first_to_go(self, now: float) -> tuple[int, float, Record, int] | None:
+        if self._held:
+            self._held = {key: each for key, each in self._held.items() if each[0] > now - _HELD_KEPT_SECONDS}
+        if not self._held:
+            return next(iter(self._waiting.values()))
+        return next((each for each in self._waiting.values() if not self._is_held(each[2], now)), None)
+
     def _cut(self, now: float) -> dict[str, Record]:
+        # After many failures in a row, a look at the other end: is it an outage, or are there many of them?
+        is_lost = self._cap == 1 and self._failures > _SEARCH_STEPS
+        return (self._cut_batch(now, from_the_end=True) if is_lost else {}) or self._cut_batch(now)
+
+    def _cut_batch(self, now: float, *, from_the_end: bool = False) -> dict[str, Record]:
         batch: dict[str, Record] = {}
         size = 0
-        for key, (_, _, record, record_size) in self._waiting.items():
-            if key in batch:
+        passed_over: set[str] = set()  # instances whose own records are held: nothing of them may go
+        unfinished: set[str] = set()  # instances of which something is held: their finish may not go
+        suspect: list[Record] = []
+        entries = reversed(self._waiting.items()) if from_the_end else iter(self._waiting.items())
+        for key, (_, _, record, record_size) in entries:
+            instance_id = record.instance_id
+            if from_the_end and not (type(record) is SpanRecord and self._is_registered(instance_id, batch)):
+                continue
+            if key in batch or instance_id in passed_over:
+                continue
+            if type(record) is InstanceFinished and (self.holds_finishes or instance_id in unfinished):
                 continue
             line = self._line(record, batch)
+            is_held = bool(self._held) and any(self._is_held(each, now) for each in line)
+            is_suspect = bool(self._strikes) and any(each.key in self._strikes for each in line)
+            if is_held or is_suspect:
+                if type(record) is not SpanRecord:
+                    passed_over.add(instance_id)
+                elif self._tries(record) < _FINISH_WAITS_FOR:
+                    unfinished.add(instance_id)
+                if not is_held:
+                    suspect = suspect or line
+                continue
             size += record_size if len(line) == 1 else sum(map(_size_of, line))
-            if batch and (len(batch) + len(line) > self._limits.batch_size or size > _BATCH_BYTES):
+            if batch and (len(batch) + len(line) > self._cap or size > _BATCH_BYTES):
                 break
             for each in line:
                 batch[each.key] = each
             if record.key not in batch:
                 break  # not the record itself is going, so nothing behind it may: it could be its run's finish
+        if not batch and suspect:  # what the platform has failed over goes alone, and after all others
+            return {each.key: each for each in suspect}
         for since, started in self._open.values():
-            if since + self._limits.live_after > now or len(batch) >= self._limits.batch_size:
+            if since + self._limits.live_after > now or len(batch) >= self._cap:
                 break
-            if self._is_registered(started.instance_id, batch):
-                batch.update((each.key, each) for each in self._line(SpanRecord(started, None), batch))
+            if not self._is_registered(started.instance_id, batch):
+                continue
+            line = self._line(SpanRecord(started, None), batch)
+            if not any(self._is_held(each, now) for each in line):
+                batch.update((each.key, each) for each in line)
         return batch
 
     def _line(self, record: Record, batch: dict[str, Record]) -> list[Record]:
@@ -256,7 +386,7 @@ class Outbox:
             line.append(self._sendable(above))
             parent = line[-1].started.parent_id
         line.reverse()
-        return line[: self._limits.batch_size]  # type: ignore[return-value] # deeper nesting goes in several batches
+        return line[: self._cap]  # type: ignore[return-value] # deeper nesting goes in several batches
 
     def _unknown(self, span_id: str) -> SpanRecord | None:
         """Return what the platform must be sent to know the span; None if it knows it, or never will."""
@@ -275,47 +405,121 @@ class Outbox:
             record = record._replace(started=record.started._replace(parent_id=parent))
         return record._replace(ended=None) if record.id in self._unsure and not record.announced else record
 
+    def _tries(self, record: Record) -> int:
+        return self._strikes.get(record.key, (0, 0, 0))[2]
+
+    def _is_held(self, record: Record, now: float) -> bool:
+        until = max(self._held.get(key, _NOT_HELD)[0] for key in (record.key, record.instance_id))
+        return until > now
+
     def _is_registered(self, instance_id: str, batch: dict[str, Record]) -> bool:
         register = instance_id + "-register"
         return register not in self._waiting or register in batch
 
     # -- what became of it ---------------------------------------------------------------------------------
 
-    def resolve(self, outcome: Outcome, now: float, jitter: float) -> None:
-        """Take the outcome of the batch that `next` handed out. *jitter*: a random number in [0, 1)."""
+    def resolve(self, outcome: Outcome, now: float, jitter: float) -> dict[str, str]:
+        """Take the outcome of the batch that `next` handed out. *jitter*: a random number in [0, 1).
+
+        Returns the records that were given up, by key, and why.
+        """
+        refused: dict[str, str] = {}
         sent, self._in_flight = self._in_flight, ()
+        early = self._hold_strangers(sent, outcome, now)
+        left: list[Record] = []
         for record in sent:
             if record.key in outcome.delivered:
                 self._take_delivered(record)
             elif record.key in outcome.refused:
-                self._take_refused(record, outcome.refused[record.key])
-            elif type(record) is SpanRecord and record.ended is None:
-                self._unsure.add(record.id)
+                if record.instance_id not in early:
+                    refused[record.key] = outcome.refused[record.key]
+                    self._take_refused(record, refused[record.key])
+            else:
+                left.append(record)
+                if type(record) is SpanRecord and record.ended is None:
+                    self._unsure.add(record.id)
         for instance_id, reason in outcome.dead.items():
-            self._bury(instance_id, reason)
+            self.bury(instance_id, reason)
         self._running.difference_update(outcome.terminated)  # nothing is finished over what was terminated
         self._notes.update(outcome.notes)
         self._reachable = outcome.reachable
         self._nowhere = outcome.nowhere
+        refused |= self._search_poison(left, outcome, now)
         # Without progress and without a word why, asking again at once would spin.
         if outcome.trouble is not None or not (outcome.delivered or outcome.refused or outcome.dead):
-            self._not_before = now + self._pause(outcome.retry_after, jitter)
+            self._not_before = now + self._pause(outcome, jitter)
             self._silenced = outcome.retry_after is not None
             self._failures += 1
         else:
             self._failures = 0
+        return refused
 
-    def _pause(self, retry_after: float | None, jitter: float) -> float:
-        if retry_after is not None:
-            return min(retry_after, _RETRY_AFTER_CAP_SECONDS)
+    def _search_poison(self, left: list[Record], outcome: Outcome, now: float) -> dict[str, str]:
+        """Find the record over which the platform fails, by ever smaller batches; hold it, or give it up.
+
+        A failure counts against a record only if the platform has taken others since the last one: in an outage
+        everything fails.
+        """
+        self._successes += bool(outcome.delivered)
+        if not outcome.blames_batch or not left:
+            if outcome.trouble is None:
+                self._cap = min(self._cap * 2, self._limits.batch_size)
+            return {}
+        if len(left) > 1:
+            self._cap = max(1, len(left) // 2)
+            return {}
+        record = left[0]
+        strikes, seen, tries = self._strikes.get(record.key, (0, -1, 0))
+        strikes += self._successes > seen
+        self._strikes[record.key] = (strikes, self._successes, tries + 1)
+        if strikes <= len(_STRIKE_SECONDS):
+            self._held[record.key] = (now + _STRIKE_SECONDS[max(0, strikes - 1)], strikes)
+            return {}
+        del self._strikes[record.key]
+        self._held.pop(record.key, None)
+        self._take_refused(record, POISON)
+        if type(record) is InstanceRegistered:
+            self.bury(record.instance_id, POISON)
+        return {record.key: POISON}
+
+    def _pause(self, outcome: Outcome, jitter: float) -> float:
+        if outcome.retry_after is not None:
+            return min(outcome.retry_after, _RETRY_AFTER_CAP_SECONDS)
+        if outcome.blames_batch and self._failures < _SEARCH_STEPS:
+            return _SEARCH_PAUSE_SECONDS * jitter
         ceiling = min(_BACKOFF_SECONDS * 2.0 ** min(self._failures, 10), _BACKOFF_CAP_SECONDS)
         return ceiling * jitter
+
+    def _hold_strangers(self, sent: tuple[Record, ...], outcome: Outcome, now: float) -> set[str]:
+        """Find the runs of which spans were refused because another process has yet to register them."""
+        early: set[str] = set()
+        # Who takes anything of a run knows the run.
+        self._known.update(record.instance_id for record in sent if record.key in outcome.delivered)
+        for record in sent:
+            instance_id = record.instance_id
+            is_late = record.key not in outcome.unknown or instance_id in self._known
+            if is_late or type(record) is not SpanRecord:
+                continue
+            if instance_id not in early:
+                _, tries = self._held.get(instance_id, (0.0, 0))
+                if tries >= len(_STRANGER_SECONDS):
+                    continue
+                self._held[instance_id] = (now + _STRANGER_SECONDS[tries], tries + 1)
+                early.add(instance_id)
+        return early
 
     def _take_delivered(self, record: Record) -> None:
         if type(record) is SpanRecord and record.ended is None:
             self._announce(record)
-        elif self._forget(record.id if type(record) is SpanRecord else record.key):
+            return
+        key = record.id if type(record) is SpanRecord else record.key
+        if type(record) is InstanceRegistered:
+            self._known.add(record.instance_id)
+        elif type(record) is InstanceFinished:
+            self._known.discard(record.instance_id)
+        if self._forget(key):
             self._delivered += 1
+            self._settle(key, None)
 
     def _announce(self, record: SpanRecord) -> None:
         """The platform knows the span as active: what is left to send, now or later, is its finish."""
@@ -331,7 +535,7 @@ class Outbox:
     def _take_refused(self, record: Record, reason: str) -> None:
         if type(record) is not SpanRecord:
             if self._forget(record.key):
-                self._count_dropped(reason)
+                self._drop(record.key, reason)
             return
         # An announcement refused is the span refused: nothing in a later create would be better.
         opened = self._open.pop(record.id, None) if record.ended is None else None
@@ -344,29 +548,33 @@ class Outbox:
         waiting = self._waiting.pop(key, None)
         if waiting is None:
             return False
+        if self._strikes:
+            self._strikes.pop(waiting[2].key, None)
+            self._held.pop(waiting[2].key, None)
         self._bytes -= waiting[3]
+        self._returned -= waiting[0] == 0
         return True
 
     def _lose(self, started: SpanStarted, reason: str) -> None:
-        self._count_dropped(reason)
+        self._drop(started.id, reason)
         self._unsure.discard(started.id)
         self._lost[started.id] = started.parent_id
         if len(self._lost) > _LOST_PARENTS_KEPT:
             del self._lost[next(iter(self._lost))]
 
-    def _bury(self, instance_id: str, reason: str) -> None:
-        """Drop all of an instance that the platform will never take."""
+    def bury(self, instance_id: str, reason: str) -> None:
+        """Drop all of an instance that is given up."""
         if instance_id in self._running:
             self._dead[instance_id] = reason
         for key in [key for key, each in self._waiting.items() if each[2].instance_id == instance_id]:
             self._forget(key)
-            self._count_dropped(reason)
+            self._drop(key, reason)
         for started in list(self._still_open()):
             if started.instance_id == instance_id:
                 self._open.pop(started.id, None)
                 self._announced.pop(started.id, None)
                 self._bytes -= started.size
-                self._count_dropped(reason)
+                self._drop(started.id, reason)
 
     def _still_open(self) -> Iterator[SpanStarted]:
         yield from (started for _, started in self._open.values())
@@ -384,20 +592,23 @@ class Outbox:
 
     def is_settled(self, ticket: int) -> bool:
         """Say whether everything that waited at *ticket* is delivered or dropped, or has nowhere to go."""
-        return self._nowhere or not self._waiting or next(iter(self._waiting.values()))[0] > ticket
+        if self._nowhere or not self._waiting:
+            return True
+        return not self._returned and next(iter(self._waiting.values()))[0] > ticket
 
-    def close(self, now: float, at: int) -> None:
+    def close(self, now: float, at: int, *, but: Container[str] = ()) -> None:
         """Take nothing more, and let everything leave at once.
 
         What is still open cannot end any more: its spans and runs are recorded as failed, with the error type
-        `Interrupted`. *at*: nanoseconds since the epoch.
+        `Interrupted`. *at*: nanoseconds since the epoch. *but*: instances of which a part is somewhere else.
         """
         if self._closing:
             return
         # Inner spans have begun later; ended in reverse, they wait in the order of a real end.
         for started in reversed(list(self._still_open())):
-            self._put_ended(_interrupted(started, at), now)
-        for instance_id in sorted(self._running):
+            if started.instance_id not in but:
+                self._put_ended(interrupted(started, at), now)
+        for instance_id in sorted(each for each in self._running if each not in but):
             self._put_instance(InstanceFinished(instance_id, at, "failed"), now)
         self._closing = True
         # One more attempt, as soon as the platform has not asked for silence.
@@ -406,19 +617,32 @@ class Outbox:
         if not self._silenced:
             self._not_before = now
 
-    def abandon(self, reason: str) -> None:
-        """Drop everything that is left."""
-        for _ in range(len(self._waiting) + len(self._open) + len(self._announced)):
-            self._count_dropped(reason)
-        self._waiting.clear()
-        self._open.clear()
-        self._announced.clear()
-        self._unsure.clear()
+    def abandon(self, reason: str, *, but: Container[str] = ()) -> None:
+        """Drop everything that is left. *but*: ids and keys of what is kept elsewhere, and stays pending."""
+        for key in [*self._waiting, *self._open, *self._announced]:
+            if key in but:
+                continue
+            started = self._announced.pop(key, None) or self._open.pop(key, (0.0, None))[1]
+            if started is not None:
+                self._bytes -= started.size
+            self._forget(key)
+            self._drop(key, reason)
         self._in_flight = ()
-        self._bytes = 0
 
-    def _count_dropped(self, reason: str) -> None:
+    def _drop(self, key: str, reason: str) -> None:
         self._dropped[reason] += 1
+        self._settle(key, reason)
+
+    def _settle(self, key: str, reason: str | None) -> None:
+        if self._settled is not None:
+            self._settled.append((key, reason))
+
+    def take_settled(self) -> list[tuple[str, str | None]]:
+        """Return what has been delivered (None) or dropped (why) since it was last asked, by id or key."""
+        if not self._settled:
+            return []
+        settled, self._settled = self._settled, []
+        return settled
 
     @property
     def ledger(self) -> Ledger:
@@ -431,7 +655,8 @@ def _size_of(record: Record) -> int:
     return record.size if type(record) is SpanRecord else _INSTANCE_RECORD_SIZE
 
 
-def _interrupted(started: SpanStarted, at: int) -> SpanEnded:
+def interrupted(started: SpanStarted, at: int) -> SpanEnded:
+    """Return the end of a span whose program ended before it did."""
     error = (
         b'{"error_type":"Interrupted","message":"the program ended while this was running","stacktrace":""}'
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from prefactor_trace._schema import Schema
+    from prefactor_trace._schema import DeclaredSchema, Schema
 
 FinalStatus: TypeAlias = Literal["complete", "failed", "cancelled"]
 
@@ -27,7 +27,7 @@ class InstanceRegistered(NamedTuple):
 
     instance_id: str
     body: bytes
-    schema: Schema
+    schema: Schema | DeclaredSchema
 
     @property
     def key(self) -> str:
@@ -147,11 +147,14 @@ class Outcome(NamedTuple):
         trouble: Why the rest could not be sent, in words for a log line. None: no trouble.
         retry_after: Seconds the platform asked to wait; None: the outbox decides.
         reachable: False if nobody answered at all.
+        blames_batch: Whether the platform is there, and failed over what it was sent: one record may be the reason.
         nowhere: True if there is no destination to reach.
         terminated: Instances the platform has terminated, with the reason given.
         partition: The account's partition, as soon as an answer told it (PFID characters 10 to 16).
         renamed: Our id → the platform's, where it answered with another one.
         notes: Remarks for the ledger, such as a finish sent with another status.
+        unknown: Keys of those refused records that perhaps only name what the platform does not know yet.
+        said: Of refused records, by key: the status and the words of the answer.
     """
 
     delivered: frozenset[str] = frozenset()
@@ -160,11 +163,14 @@ class Outcome(NamedTuple):
     trouble: str | None = None
     retry_after: float | None = None
     reachable: bool = True
+    blames_batch: bool = False
     nowhere: bool = False
     terminated: dict[str, str | None] = {}
     partition: str | None = None
     renamed: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+    unknown: frozenset[str] = frozenset()
+    said: dict[str, str] = {}
 
 
 class Ledger(NamedTuple):

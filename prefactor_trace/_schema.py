@@ -135,6 +135,13 @@ class Schema:
     types: tuple[SpanType, ...] = ()
     external_identifier: str | None = None
 
+    def to_json(self) -> bytes:
+        """Return `to_wire` as JSON; made once. Raises TypeError for what is not JSON."""
+        known: bytes | None = self.__dict__.get("_json")
+        if known is None:
+            known = self.__dict__["_json"] = orjson.dumps(self.to_wire())
+        return known
+
     def to_wire(self) -> dict[str, Any]:
         """Return the `agent_schema_version` object of the register call (API contract section 2.2)."""
         # The platform refuses a register without any type, and an agent may have none but ad hoc spans.
@@ -144,6 +151,24 @@ class Schema:
             "external_identifier": self.external_identifier or _content_hash(types),
             "span_type_schemas": types,
         }
+
+
+class DeclaredSchema:
+    """The schema of a run of an earlier process, as that process has written it down."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def to_json(self) -> bytes:
+        """Return what was written."""
+        return self._content
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the `agent_schema_version` object. Raises ValueError if it is none."""
+        wire = orjson.loads(self._content)
+        if not isinstance(wire, dict):
+            raise ValueError("a schema that is not an object")  # noqa: TRY004 - of a file, not of a caller
+        return wire
 
 
 def _content_hash(types: list[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ that cannot work is refused here, with an error that names the knob and never sh
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 import sys
@@ -150,6 +151,10 @@ class Settings:
     """Level of the logger `prefactor_trace`. If set, and nobody has configured logging, it writes to stderr."""
     state_dir: Path = _knob(None, "PREFACTOR_STATE_DIR", _path)  # noqa: RUF009 - a field, like all the others
     """Folder for what outlives the process. Default: `prefactor` in the user's state folder."""
+    spool: bool = _knob(default=True, env="PREFACTOR_SPOOL", parse=_switch)
+    """Whether records are on disk as soon as they are recorded; otherwise they wait in memory alone."""
+    spool_dir: Path = _knob(None, "PREFACTOR_SPOOL_DIR", _path)  # noqa: RUF009 - a field, like all the others
+    """Folder of the spool. Default: `spool` in the state folder."""
     proxy: str | None = dataclasses.field(default=None, repr=False)
     """HTTP proxy, from the variables that all programs share (HTTPS_PROXY, NO_PROXY); never for loopback."""
 
@@ -157,6 +162,13 @@ class Settings:
     def destination(self) -> Destination | None:
         """Where records go if a token says so; None: to the local platform."""
         return None if self.api_token is None else Destination(self.api_url, self.api_token)
+
+    @property
+    def destination_name(self) -> str:
+        """Names the destination without telling the token: what waits for one is never sent to another."""
+        if self.api_token is None:
+            return "local"
+        return f"{self.api_url} {hashlib.sha256(self.api_token.encode()).hexdigest()[:16]}"
 
 
 def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -169,7 +181,8 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
     if unknown:
         raise ConfigurationError(f"there is no setting called {', '.join(sorted(unknown))}")
     if environ.get("PREFACTOR_DISABLED") and _switch_or_on(environ["PREFACTOR_DISABLED"]):
-        return Settings(disabled=True, state_dir=_default_state_dir(environ))
+        state_dir = _default_state_dir(environ)
+        return Settings(disabled=True, spool=False, state_dir=state_dir, spool_dir=state_dir / "spool")
     chosen: dict[str, Any] = {}
     for knob in dataclasses.fields(Settings):
         env = knob.metadata.get("env")
@@ -180,6 +193,7 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
         elif environ.get(env):
             chosen[knob.name] = _parse(knob, environ[env], env)
     chosen.setdefault("state_dir", _default_state_dir(environ))
+    chosen.setdefault("spool_dir", chosen["state_dir"] / "spool")
     settings = Settings(**chosen)
     _require_safe(settings)
     if settings.api_token is None:

@@ -6,11 +6,12 @@ Instances hold their tracer and hand it facts; it hands them back what the platf
 from __future__ import annotations
 
 import atexit
+import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from prefactor_trace import _guard, _ids, _local, _schema
+from prefactor_trace import _guard, _ids, _local, _schema, _spool
 from prefactor_trace._capture import Limits as CaptureLimits
 from prefactor_trace._outbox import Limits
 from prefactor_trace._settings import apply_log_level, partition_hint
@@ -64,7 +65,9 @@ class TracerCore:
         limits = Limits(settings.buffer_bytes, settings.batch_size, settings.batch_delay, settings.live_after)
         self._is_over_http = exporter is None
         make_exporter = self._http_exporter if exporter is None else lambda: exporter
-        self._worker = Worker(limits, make_exporter, self._heard, threaded=threaded)
+        has_spool = self._is_over_http and settings.spool and _spool.is_possible
+        make_spool = self._new_spool if has_spool else None
+        self._worker = Worker(limits, make_exporter, self._heard, make_spool=make_spool, threaded=threaded)
         self.put = self._worker.put  # one attribute away: every span calls it twice
         apply_log_level(settings.log_level)
         _alive.append(self)
@@ -114,6 +117,11 @@ class TracerCore:
         self._worker.flush(timeout)
         return self.stats()
 
+    def take_over(self, timeout: float) -> Ledger:
+        """Deliver what processes that have ended left in the spool, at most *timeout* seconds."""
+        self._worker.take_over(timeout)
+        return self.stats()
+
     def shutdown(self, timeout: float | None = None) -> Ledger:
         """Deliver what can be delivered within *timeout* seconds (default: `exit_timeout`) and stop.
 
@@ -152,6 +160,9 @@ class TracerCore:
 
         return HttpExporter(self._locate, timeout=self.settings.request_timeout, proxy=self.settings.proxy)
 
+    def _new_spool(self) -> _spool.Spool:
+        return _spool.Spool(self.settings.spool_dir, self.settings.destination_name)
+
     def _locate(self) -> Destination | None:
         return self.settings.destination or _local.find(self.settings.state_dir)
 
@@ -186,7 +197,11 @@ def _at_exit() -> None:
     """Let all tracers deliver at once, in the time of the most patient one."""
     try:
         deadline = time.monotonic() + max((each.settings.exit_timeout for each in _alive), default=0.0)
-        closed = [each._worker for each in _alive if each._worker.close(deadline)]  # noqa: SLF001 - its own
+        workers = [each._worker for each in _alive]  # noqa: SLF001 - its own
+        if getattr(sys, "last_type", None) is KeyboardInterrupt:
+            # Loading modules now would make Python forget that the program was interrupted, and so its exit code.
+            workers = [each for each in workers if not each.may_stay_silent]
+        closed = [each for each in workers if each.close(deadline)]
         for worker in closed:
             worker.wait_and_abandon(deadline)
     except Exception:  # the program's end is not ours to disturb

@@ -45,7 +45,10 @@ _FINAL = (Meaning.INVALID, Meaning.CONFLICT, Meaning.TOO_LARGE)
 _NO_SUCH_CALL = (Meaning.NOT_FOUND, Meaning.UNSUPPORTED)
 # Refusals of a finish after which another status is worth a try.
 _REFUSED_STATE = (Meaning.INVALID, Meaning.CONFLICT)
+# The platform is asked for the account's partition so often; then runs are registered without an id of ours.
+_TIMES_ASKED = 3
 _RENAMED_KEPT = 50_000
+_UNNAMED = "-unnamed"  # another body needs another key
 NOT_SENDABLE = "not sendable: it cannot be written as JSON"
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC; without saying so it is written without an offset
 
@@ -55,6 +58,10 @@ class Request(NamedTuple):
 
     path: str
     body: bytes
+
+
+PARTITION_REQUEST = Request("pfid/generate", b'{"count":1}')
+"""Asks for an id, and so for the account's partition (section 5)."""
 
 
 class Response(NamedTuple):
@@ -67,9 +74,10 @@ class Response(NamedTuple):
 
 
 class Unreachable(NamedTuple):
-    """No answer came, or not a whole one. *why*: words for a log line."""
+    """No answer came, or not a whole one. *why*: words for a log line. *broke_off*: after the request was sent."""
 
     why: str
+    broke_off: bool = False
 
 
 Answer: TypeAlias = Response | Unreachable
@@ -84,10 +92,12 @@ class Learned:
         renamed: Our id → the platform's, where it answered with another one. Bounded; what was not asked for
             longest is forgotten.
         bulk: Whether the platform takes spans in bulk.
+        times_asked: How often the platform has been asked for the partition.
     """
 
     def __init__(self) -> None:
         self.partition: str | None = None
+        self.times_asked = 0
         self.renamed: dict[str, str] = {}
         self.bulk = True
 
@@ -122,6 +132,7 @@ class _Refusal(NamedTuple):
 
     meaning: Meaning
     reason: str
+    said: str = ""
 
 
 _NOT_SENDABLE = _Refusal(Meaning.OTHER, NOT_SENDABLE)
@@ -131,10 +142,18 @@ _NO_BULK = _Refusal(Meaning.UNSUPPORTED, "no bulk")
 class _TroubleError(Exception):
     """The conversation cannot go on; what is not settled yet is to be sent again later."""
 
-    def __init__(self, why: str, *, retry_after: float | None = None, reachable: bool = True) -> None:
+    def __init__(
+        self,
+        why: str,
+        *,
+        retry_after: float | None = None,
+        reachable: bool = True,
+        blames_batch: bool = False,
+    ) -> None:
         super().__init__(why)
         self.retry_after = retry_after
         self.reachable = reachable
+        self.blames_batch = blames_batch
 
 
 _Reply: TypeAlias = "dict[str, Any] | _Refusal"
@@ -153,6 +172,8 @@ class _Delivery:
         self._dead: dict[str, str] = {}
         self._terminated: dict[str, str | None] = {}
         self._notes: list[str] = []
+        self._said: dict[str, str] = {}
+        self._unknown: set[str] = set()
         self._renamed: dict[str, str] = {}
         self._parents = {each.id: each.started.parent_id for each in batch if type(each) is SpanRecord}
         self._lost: set[str] = set()  # spans refused: their children hang from the next span above
@@ -160,6 +181,8 @@ class _Delivery:
     def run(self) -> Conversation:
         trouble: _TroubleError | None = None
         try:
+            if self._learned.partition is None and self._learned.times_asked < _TIMES_ASKED:
+                yield from self._ask_partition()
             for record in self._of(InstanceRegistered):
                 yield from self._register(record)
             for record in self._of(InstanceStarted):
@@ -176,14 +199,41 @@ class _Delivery:
             trouble=None if trouble is None else str(trouble),
             retry_after=None if trouble is None else trouble.retry_after,
             reachable=trouble is None or trouble.reachable,
+            blames_batch=trouble is not None and trouble.blames_batch,
             terminated=self._terminated,
             partition=self._learned.partition,
             renamed=self._renamed,
             notes=tuple(self._notes),
+            unknown=frozenset(self._unknown),
+            said=self._said,
         )
 
     def _of(self, kind: type) -> Iterator[Any]:
         return (each for each in self._batch if type(each) is kind and each.instance_id not in self._dead)
+
+    def _ask_partition(self) -> _Steps:
+        """Learn the account's partition before any id without one is used (section 5: `pfid/generate`).
+
+        Otherwise the platform would make an id in place of ours, and other processes, who know only ours, could not
+        tell it anything about the run.
+        """
+        if not any(map(_lacks_partition, self._batch)):
+            return
+        answer = yield PARTITION_REQUEST
+        if isinstance(answer, Unreachable):
+            raise _TroubleError(f"the platform cannot be reached ({answer.why})", reachable=False)
+        self._learned.times_asked += 1
+        is_refusal = meaning_of_status(answer.status) is Meaning.UNAUTHORIZED
+        if is_refusal or self._learned.times_asked >= _TIMES_ASKED:
+            self._learned.times_asked = _TIMES_ASKED
+            return  # perhaps not for this token, or not to be had; it will show when the platform makes an id
+        try:
+            _judge(answer)
+        except _TroubleError as trouble:
+            trouble.blames_batch = False  # of which nothing has been sent yet
+            raise
+        self._learned.times_asked = _TIMES_ASKED
+        self._learned.partition = partition_in(answer)
 
     # -- instances -----------------------------------------------------------------------------------------
 
@@ -195,14 +245,16 @@ class _Delivery:
             return
         wire_id = self._learned.wire_id(record.instance_id)
         # An id without a partition is of no account: the platform makes one instead, and we learn from it.
-        if _ids.partition_of(wire_id) != _ids.NO_PARTITION:
+        if _ids.partition_of(wire_id) == _ids.NO_PARTITION:
+            body["idempotency_key"] += _UNNAMED
+        else:
             body["id"] = wire_id
         reply = yield from self._post("agent_instance/register", body)
         is_invalid = isinstance(reply, _Refusal) and reply.meaning is Meaning.INVALID
         if is_invalid and self._learned.partition is None and body.pop("id", None):
             # Perhaps only our id is wrong: it was made for another account, by a hint or before the destination
             # changed (section 6).
-            body["idempotency_key"] += "-unnamed"
+            body["idempotency_key"] += _UNNAMED
             reply = yield from self._post("agent_instance/register", body)
         if isinstance(reply, _Refusal):
             self._bury(record, reply)
@@ -244,7 +296,7 @@ class _Delivery:
         return reply
 
     def _bury(self, record: InstanceRecord, refusal: _Refusal) -> None:
-        self._refused[record.key] = refusal.reason
+        self._refuse(record, refusal)
         self._dead[record.instance_id] = f"instance {refusal.reason}"
 
     # -- spans ---------------------------------------------------------------------------------------------
@@ -269,12 +321,15 @@ class _Delivery:
             reply = yield from self._bulk_call(records)
             if not isinstance(reply, _Refusal):
                 records = yield from self._settle_outputs(records, reply)
-            elif reply.meaning is Meaning.TOO_LARGE:
+            elif reply is _NO_BULK:
+                yield from self._create_singly(records)
+                return
+            else:  # one of them spoils it for all: by halves it is found soonest
                 half = len(records) // 2
                 yield from self._create_all(records[:half])
-                records = records[half:]
-            else:
-                yield from self._create_singly(records)
+                yield from self._create_all(records[half:])
+                if len(records) == 2 and reply.meaning is not Meaning.TOO_LARGE:
+                    self._doubt_bulk(records)
                 return
 
     def _bulk_call(self, records: list[SpanRecord]) -> _Exchange:
@@ -290,9 +345,12 @@ class _Delivery:
         return reply if isinstance(reply, _Refusal) or _has_output(reply, records[0]) else _NO_BULK
 
     def _create_singly(self, records: list[SpanRecord]) -> _Steps:
-        """The bulk request as a whole did not work: either bulk is not to be had here, or an item spoiled it."""
         for record in records:
             yield from self._create(record)
+        self._doubt_bulk(records)
+
+    def _doubt_bulk(self, records: list[SpanRecord]) -> None:
+        """Each of *records* was asked for alone: if all were taken, it was bulk that does not work here."""
         if not any(record.key in self._refused for record in records):
             self._learned.bulk = False
 
@@ -310,7 +368,8 @@ class _Delivery:
             if output.get("status") != "error" and self._is_about(record, output.get("details")):
                 self._take_created(record, output)
             elif output.get("status") == "error" and meaning_of_code(code) in (*_FINAL, Meaning.NOT_FOUND):
-                self._refuse_created(record, f"refused: {code}")
+                meaning = meaning_of_code(code)
+                self._refuse_created(record, _Refusal(meaning, f"refused: {code}", _words(output)))
             else:  # the single call is surer: it has a status
                 yield from self._create(record)
         return []
@@ -319,7 +378,7 @@ class _Delivery:
         body = {"details": self._details(record), "idempotency_key": record.key}
         reply = yield from self._post("agent_spans", body)
         if isinstance(reply, _Refusal):
-            self._refuse_created(record, reply.reason)
+            self._refuse_created(record, reply)
         elif self._is_about(record, reply.get("details")):
             self._take_created(record, reply)
         else:
@@ -341,8 +400,8 @@ class _Delivery:
             self._learn(record.id, known)
         self._delivered.add(record.key)
 
-    def _refuse_created(self, record: SpanRecord, reason: str) -> None:
-        self._refused[record.key] = reason
+    def _refuse_created(self, record: SpanRecord, refusal: _Refusal) -> None:
+        self._refuse(record, refusal)
         self._lost.add(record.id)
 
     def _finish_span(self, record: SpanRecord) -> _Steps:
@@ -382,9 +441,16 @@ class _Delivery:
     def _settle(self, record: InstanceRecord | SpanRecord, reply: _Reply) -> None:
         """Close *record*. A conflict says that the platform holds the state already, or a later one (section 2.5)."""
         if isinstance(reply, _Refusal) and reply.meaning is not Meaning.CONFLICT:
-            self._refused[record.key] = reply.reason
+            self._refuse(record, reply)
         else:
             self._delivered.add(record.key)
+
+    def _refuse(self, record: InstanceRecord | SpanRecord, refusal: _Refusal) -> None:
+        self._refused[record.key] = refusal.reason
+        if refusal.meaning in (Meaning.NOT_FOUND, Meaning.INVALID):
+            self._unknown.add(record.key)
+        if refusal.said:
+            self._said[record.key] = refusal.said
 
     def _learn(self, our_id: str, wire_id: str) -> None:
         self._learned.learn(our_id, wire_id)
@@ -489,6 +555,33 @@ def _late_result(ended: SpanEnded, *, envelope: bool) -> bytes | None:
     return b"{" + body + (b"," if body else b"") + extra + b"}"
 
 
+def line_of(record: Record) -> bytes | None:
+    """Return *record* as a line of JSON, an item of the bulk call; None if it cannot be written."""
+    try:
+        return orjson.dumps(item_of(record), option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a schema or a name of what is not JSON
+        return None
+
+
+def item_of(record: Record) -> dict[str, Any]:
+    """Return *record* as an item of the bulk call, with `_type` and idempotency key (section 4)."""
+    if isinstance(record, InstanceRegistered):
+        return {"_type": "agent_instances/register", "id": record.instance_id, **register_body(record)}
+    if isinstance(record, SpanRecord):
+        if record.announced:
+            ids = {"agent_span_id": record.id, "idempotency_key": record.key}
+            return {"_type": "agent_spans/finish", **ids, **span_end(record)}
+        return bulk_item(record, span_details(record, Learned(), record.started.parent_id))
+    item = {
+        "agent_instance_id": record.instance_id,
+        "idempotency_key": record.key,
+        "timestamp": iso(record.at),
+    }
+    if isinstance(record, InstanceFinished):
+        return {"_type": "agent_instances/finish", **item, "status": record.status}
+    return {"_type": "agent_instances/start", **item}
+
+
 def iso(nanoseconds: int) -> str:
     """RFC 3339, UTC with Z and microseconds (section 1.8)."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
@@ -514,7 +607,8 @@ def _encode(body: dict[str, Any]) -> bytes | None:
 def _judge(answer: Answer) -> _Reply:
     """Return the JSON object of a success, or the refusal; raise _TroubleError for everything to be retried."""
     if isinstance(answer, Unreachable):
-        raise _TroubleError(f"the platform cannot be reached ({answer.why})", reachable=False)
+        why = f"the platform cannot be reached ({answer.why})"
+        raise _TroubleError(why, reachable=False, blames_batch=answer.broke_off)
     status, body = answer.status, _json_object(answer.body)
     meaning = meaning_of_status(status)
     if meaning is Meaning.SUCCESS:
@@ -528,7 +622,9 @@ def _judge(answer: Answer) -> _Reply:
         raise _TroubleError(why, retry_after=_UNAUTHORIZED_PAUSE_SECONDS)
     if meaning is Meaning.TRANSIENT:
         wait = retry_after_seconds(answer.retry_after, answer.received_at)
-        raise _TroubleError(f"the platform answered {status}", retry_after=wait)
+        # A server that is merely overloaded says so by 429 or 503.
+        blames = status >= 500 and status != 503 and wait is None
+        raise _TroubleError(f"the platform answered {status}", retry_after=wait, blames_batch=blames)
     # Anything between us and the platform may answer 404 or 3xx; only the platform's own word is final.
     is_final = meaning in _FINAL or (body is not None and body.get("status") == "error")
     if status < 400 or not is_final:
@@ -536,7 +632,8 @@ def _judge(answer: Answer) -> _Reply:
     code = body.get("code") if body else None
     # The code goes into log lines, so it must be a word.
     known = isinstance(code, str) and code.isidentifier()
-    return _Refusal(meaning, f"refused: {code[:40]}" if known else f"refused: {status}")  # type: ignore[index]
+    reason = f"refused: {code[:40]}" if known else f"refused: {status}"  # type: ignore[index]
+    return _Refusal(meaning, reason, f"{status} {_words(body)}".rstrip())
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
@@ -545,6 +642,14 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def _words(body: dict[str, Any] | None) -> str:
+    """Return what an error object says, for people."""
+    if body is None:
+        return ""
+    said = {name: body[name] for name in ("code", "message", "errors") if name in body}
+    return orjson.dumps(said)[:1_000].decode("utf-8", "replace")
 
 
 def _has_output(reply: dict[str, Any], record: SpanRecord) -> bool:
@@ -563,6 +668,18 @@ def _require_named(details: object, wire_id: str, what: str) -> None:
 
 def _unverified(what: str) -> _TroubleError:
     return _TroubleError(f"the platform answered {what} without naming our record")
+
+
+def partition_in(answer: Answer) -> str | None:
+    """Return the account's partition from the answer to PARTITION_REQUEST, None if it is not in it."""
+    body = _json_object(answer.body) if isinstance(answer, Response) else None
+    pfids = body.get("pfids") if body else None
+    return _ids.partition_of(pfids[0]) if isinstance(pfids, list) and pfids and _is_id(pfids[0]) else None
+
+
+def _lacks_partition(record: Record) -> bool:
+    ids = (record.instance_id, record.id) if type(record) is SpanRecord else (record.instance_id,)
+    return any(_ids.partition_of(each) == _ids.NO_PARTITION for each in ids)
 
 
 def _is_id(value: object) -> bool:

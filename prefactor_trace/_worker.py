@@ -10,29 +10,39 @@ lock held for good.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import queue
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from prefactor_trace import _guard, _ids
 from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
-from prefactor_trace._record import Ledger, Outcome, SpanStarted
+from prefactor_trace._record import InstanceFinished, Ledger, Outcome, SpanEnded, SpanRecord, SpanStarted
+from prefactor_trace._shelf import Shelf
+from prefactor_trace._wire import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from prefactor_trace._record import Fact
+    from prefactor_trace._shelf import Home
+    from prefactor_trace._spool import Found, Segment, Spool
     from prefactor_trace.exporters import Exporter
 
 logger = logging.getLogger("prefactor_trace")
+getpid = os.getpid
 
 # The same loss is told once a minute at most.
 _QUIET_SECONDS = 60.0
+_KINDS_KEPT = 100
 # So many facts wake the sender; so many more it must be held up: 1,024 of up to 16 KB are 16 MiB beside the outbox.
 _INBOX_LENGTH = 32
 _INBOX_FULL = 1_024
@@ -43,6 +53,15 @@ _LOCK_SECONDS = 0.5
 # After a thread could not be started, recording goes on and the next try waits.
 _THREAD_RETRY_SECONDS = 5.0
 _AFTER_ERROR_SECONDS = 1.0
+# With a spool, so much is in memory at most: room for a burst while the platform takes records, little in an outage,
+# so that what is new afterwards need not queue behind all the rest. What comes back from disk fills as much as that.
+_ROOM_BYTES = 24 * 1024 * 1024
+_ROOM_IN_TROUBLE_BYTES = 4 * 1024 * 1024
+_LOADED_AT_ONCE = 500
+# How often it is looked for what processes that have died left.
+_ADOPT_SECONDS = 10.0
+_QUOTA_SECONDS = 5.0
+_READ_RETRY_SECONDS = 1.0
 
 
 class _Bell:
@@ -68,6 +87,7 @@ class Worker:
         limits: How much waits, and for how long.
         make_exporter: Makes what batches are handed to; called once in every process.
         heard: Called on the sender thread with every outcome, before the outbox takes it.
+        make_spool: Makes what keeps facts on disk; called once in every process. None: they are in memory only.
         threaded: False sends only inside `flush` and `shutdown`, on the caller's thread.
     """
 
@@ -77,19 +97,33 @@ class Worker:
         make_exporter: Callable[[], Exporter],
         heard: Callable[[Outcome], None],
         *,
+        make_spool: Callable[[], Spool] | None = None,
         threaded: bool = True,
     ) -> None:
         self._limits = limits
         self._make_exporter = make_exporter
+        self._make_spool = make_spool
         self._heard = heard
         self._threaded = threaded
         self._begin()
         _workers.add(self)
 
     def _begin(self) -> None:
-        self._outbox = Outbox(self._limits)
+        self._pid = os.getpid()
+        self._spool = self._make_spool() if self._make_spool else None
+        self._write = self._spool.write if self._spool else None
+        self._shelf = Shelf()
+        self._reading: _Reading | None = None
+        self._half_here: set[str] = set()  # instances that come back from disk, perhaps not wholly yet
+        self._has_forked = False
+        self._adopt_at = 0.0
+        self._quota_at = 0.0
+        self._read_at = 0.0
+        self._room = min(self._limits.buffer_bytes, _ROOM_BYTES)
+        self._room_in_trouble = min(self._room, _ROOM_IN_TROUBLE_BYTES)
+        self._outbox = Outbox(self._limits, reports=self._spool is not None)
         self._exporter = self._make_exporter()
-        self._inbox: deque[Fact] = deque()
+        self._inbox: deque[tuple[Fact, Home | None]] = deque()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
         self._sending = threading.Lock()
@@ -102,19 +136,30 @@ class Worker:
         self._stop_at: float | None = None
         self._stopped = False
         self._quiet_until: dict[str, float] = {}
-        self._in_trouble = False
+        self._trouble: str | None = None
+        self._has_told_trouble = False
+        self._told_dropped: Counter[str] = Counter()
 
     def begin_in_child(self) -> None:
         """Start afresh after a fork: what waits is the parent's to send, its locks and sockets are the parent's."""
         # Kept alive and untouched: closing an inherited connection could speak on the parent's socket.
         _inherited.append((self._exporter, self._lock, self._progress, self._bell, self._thread))
+        if self._spool is not None:
+            self._spool.forget()
         self._begin()
+
+    def note_fork(self) -> None:
+        """There is a child now, which may record into runs of ours."""
+        self._has_forked = True
 
     # -- any thread ----------------------------------------------------------------------------------------
 
     def put(self, fact: Fact, *, heavy: bool = False) -> None:
         """Take a fact. Never waits for anybody. *heavy*: it has HEAVY bytes or more."""
-        self._inbox.append(fact)
+        if getpid() != self._pid:  # forked by something that does not tell Python
+            self.begin_in_child()
+        write = self._write
+        self._inbox.append((fact, None if write is None else write(fact)))
         # The beginning of a span is no reason to wake the sender: there is nothing to send yet.
         if self._asleep and type(fact) is not SpanStarted:
             self._asleep = False
@@ -139,9 +184,17 @@ class Worker:
 
     def _carry_over_locked(self) -> None:
         now = time.monotonic()
-        inbox, outbox = self._inbox, self._outbox
+        inbox, outbox, admit = self._inbox, self._outbox, self._shelf.admit
+        room = self._room_in_trouble if outbox.is_in_trouble else self._room
         while inbox:
-            outbox.put(inbox.popleft(), now)
+            fact, home = inbox.popleft()
+            has_room = self._stop_at is None and outbox.size < room
+            if home is None or admit(fact, home, has_room=has_room):
+                outbox.put(fact, now)
+            elif type(fact) is InstanceFinished:
+                outbox.leave(fact.instance_id)
+            if self._has_forked and type(fact) is InstanceFinished:
+                self._adopt_at = 0.0  # a child may have left something of this run
 
     def _start_thread(self) -> None:
         if (
@@ -166,7 +219,20 @@ class Worker:
         with self._locked(_LOCK_SECONDS) as mine:
             if mine:
                 self._carry_over_locked()
-            return self._outbox.ledger
+            return self._account()
+
+    def _account(self) -> Ledger:
+        """The outbox's account, with what is on disk only."""
+        ledger, shelf = self._outbox.ledger, self._shelf
+        if self._spool is None:
+            return ledger
+        dropped = shelf.dropped + Counter(ledger.dropped)
+        return ledger._replace(
+            created=ledger.created + shelf.waiting + sum(shelf.dropped.values()),
+            dropped=dict(dropped),
+            pending=ledger.pending + shelf.waiting,
+            notes={**ledger.notes, **self._spool.notes},
+        )
 
     @contextlib.contextmanager
     def _locked(self, seconds: float) -> Iterator[bool]:
@@ -188,6 +254,17 @@ class Worker:
             self._drive(deadline, lambda: self.is_settled(ticket))
         return self.ledger
 
+    def take_over(self, timeout: float) -> Ledger:
+        """Deliver what processes that have died left, at most *timeout* seconds."""
+        self._adopt_at = 0.0
+        self._bell.ring()
+        self._drive(time.monotonic() + timeout, self._has_taken_over)
+        return self.ledger
+
+    def _has_taken_over(self) -> bool:
+        is_idle = self._reading is None and self._outbox.is_empty and not self._shelf.waiting
+        return self._stop_at is not None or (self._adopt_at > 0 and (is_idle or self._outbox.is_nowhere))
+
     def ask(self, timeout: float) -> int | None:
         """Let everything recorded so far leave at once. Return a ticket for `is_settled`; None: do not wait."""
         if threading.current_thread() is self._thread:  # the sender would wait for itself
@@ -197,12 +274,14 @@ class Worker:
                 return None
             self._carry_over_locked()
             ticket = self._outbox.flush(time.monotonic())
+            self._adopt_at = 0.0
         self._bell.ring()
         return ticket
 
     def is_settled(self, ticket: int) -> bool:
         """Say whether everything that was recorded when *ticket* was given is delivered or dropped."""
-        return self._stopped or self._outbox.is_settled(ticket)
+        outbox = self._outbox
+        return self._stopped or outbox.is_nowhere or (outbox.is_settled(ticket) and not self._shelf.waiting)
 
     @property
     def is_threaded(self) -> bool:
@@ -237,7 +316,11 @@ class Worker:
             if not mine:
                 return False
             self._carry_over_locked()
-            self._outbox.close(time.monotonic(), time.time_ns())
+            # Of these runs a part is on disk, and whoever brings it will end them.
+            self._outbox.close(time.monotonic(), time.time_ns(), but=self._shelf.deferred | self._half_here)
+            if self._reading is not None and self._reading.segment is None:
+                self._reading = None  # what others have left is not worth waiting for
+            self._adopt_at = 0.0
             self._stop_at = deadline
         self._bell.ring()
         return True
@@ -253,12 +336,33 @@ class Worker:
             self._stopped = True
             if mine:
                 self._carry_over_locked()
-                self._outbox.abandon("exit")
+                self._outbox.abandon("exit", but=self._shelf)
         if self._thread is None:
-            self._close_exporter()
-        lost = self.ledger.dropped.get("exit", 0)
-        if lost:
+            # Whoever is sending without a thread comes to the end of it first.
+            with self._turn(_LOCK_SECONDS):
+                self._close_spool()
+                self._close_exporter()
+        ledger = self.ledger
+        if lost := ledger.dropped.get("exit", 0):
             logger.warning("%d records could not be delivered before the end and are lost", lost)
+        if ledger.pending:
+            logger.info("%d records wait in the spool for the next process", ledger.pending)
+
+    def _close_spool(self) -> None:
+        spool = self._spool
+        if spool is None:
+            return
+        spool.seal()
+        self._note_quiet(spool)
+        self._settle({})
+        spool.close()
+
+    def _note_quiet(self, spool: Spool) -> None:
+        quiet = spool.note_quiet()
+        with self._lock:
+            self._carry_over_locked()
+            for segment in quiet:  # nobody is writing into it, and everything in it has been carried over
+                segment.is_noted = True
 
     def _close_exporter(self) -> None:
         try:
@@ -282,6 +386,8 @@ class Worker:
         while not is_done():
             left = deadline - time.monotonic()
             pause = self._step(max(0.0, left))
+            if time.monotonic() >= deadline:
+                return
             if isinstance(pause, Done):
                 return
             if pause is not None:
@@ -291,7 +397,14 @@ class Worker:
 
     # -- the sender thread ---------------------------------------------------------------------------------
 
+    @property
+    def may_stay_silent(self) -> bool:
+        """Whether the end of the program may pass without a word: all is on disk, and sending needs loading first."""
+        return self._spool is not None and not getattr(self._exporter, "is_warm", True)
+
     def _run(self) -> None:
+        with contextlib.suppress(Exception):  # if it fails, so will the first batch, and say why
+            getattr(self._exporter, "warm_up", _nothing)()
         while True:
             try:
                 pause = self._step(threading.TIMEOUT_MAX)
@@ -309,6 +422,7 @@ class Worker:
             if not came_meanwhile:
                 self._bell.wait(pause.seconds)
             self._asleep = False
+        self._close_spool()  # before the program is let go
         with self._progress:
             self._stopped = True
             self._progress.notify_all()
@@ -317,32 +431,159 @@ class Worker:
     def _step(self, patience: float) -> Wait | Done | None:
         """Send one batch if one is due, and return None; else return what to wait for."""
         # A flush without a thread, and the thread that has started meanwhile, take turns.
-        if not self._sending.acquire(timeout=min(patience, threading.TIMEOUT_MAX)):
-            return Wait(None)
+        with self._turn(patience) as mine:
+            return self._step_alone() if mine else Wait(None)
+
+    @contextlib.contextmanager
+    def _turn(self, patience: float) -> Iterator[bool]:
+        """Be the one who sends, for the block, if that is possible within *patience* seconds."""
+        mine = self._sending.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
         try:
-            return self._step_alone()
+            yield mine
         finally:
-            self._sending.release()
+            if mine:
+                self._sending.release()
 
     def _step_alone(self) -> Wait | Done | None:
+        has_more = self._spool is not None and self._tend(self._spool)
         with self._lock:
             self._carry_over_locked()
             now = time.monotonic()
+            is_reading_others = self._reading is not None and self._reading.segment is None
+            is_about_to = self._has_forked and self._adopt_at <= now and self._spool is not None
+            self._outbox.holds_finishes = is_reading_others or is_about_to
             step = self._outbox.next(now)
+            if has_more and not isinstance(step, Send):
+                return None
             if self._stop_at is not None and isinstance(step, Wait):
                 # Closing: waiting beyond the end is pointless.
                 beyond = step.seconds is None or now + step.seconds >= self._stop_at
                 return Done() if beyond else step
+        if isinstance(step, Wait) and self._spool is not None and self._spool.has_deferred:
+            again = max(0.01, self._read_at - now)
+            return Wait(again if step.seconds is None else min(step.seconds, again), step.for_news)
         if not isinstance(step, Send):
             return step
+        if self._spool is not None:
+            self._spool.announce(self._announcements(step))
         outcome = self._export(step)
-        # Before anybody who waits for it is told: what it says holds when a flush returns.
-        self._tell(outcome)
         self._heard(outcome)
+        with self._lock:
+            refused = self._outbox.resolve(outcome, time.monotonic(), _ids.randomness())
+            for instance_id in outcome.terminated:
+                self._shelf.unpin(instance_id)
+        # Before anybody who waits for it is told, and without the lock: a handler may ask us for anything.
+        self._tell(outcome)
+        self._settle(outcome.renamed)
+        if self._spool is not None:
+            if outcome.partition is not None:
+                self._spool.learn_account(outcome.partition)
+            if refused:
+                self._spool.reject(_letters(step, refused, outcome))
         with self._progress:
-            self._outbox.resolve(outcome, time.monotonic(), _ids.randomness())
             self._progress.notify_all()
         return None
+
+    # -- the spool -----------------------------------------------------------------------------------------
+
+    def _settle(self, renamed: dict[str, str]) -> None:
+        """Write down what need not be sent again."""
+        if self._spool is None:
+            return
+        with self._lock:
+            settled = self._shelf.settle(self._outbox.take_settled())
+            if self._half_here:
+                self._half_here -= {each.key.removesuffix("-finish") for each in settled}
+        self._spool.settle(settled, renamed)
+
+    def _announcements(self, step: Send) -> Iterator[tuple[Home, str]]:
+        for record in step.batch:
+            if type(record) is SpanRecord and record.ended is None:
+                for home in self._shelf.homes_of(record.id)[:1]:
+                    yield home, record.id
+
+    def _tend(self, spool: Spool) -> bool:
+        """Bring back from disk what there is room for. Return whether anything came."""
+        self._note_quiet(spool)
+        self._keep_quota(spool)
+        if self._outbox.size > self._room_in_trouble or self._outbox.is_in_trouble:
+            return False
+        reading = self._reading or self._next_reading(spool)
+        if reading is None:
+            # The segment that has just been sealed can be read in a moment, when all threads have left it.
+            return spool.has_deferred and time.monotonic() >= self._read_at
+        found = list(itertools.islice(reading.facts, _LOADED_AT_ONCE))
+        with self._lock:
+            self._carry_over_locked()
+            now = time.monotonic()
+            for each in found:
+                self._load(each, reading, now)
+            if len(found) < _LOADED_AT_ONCE:
+                self._end_reading(spool, reading)
+            else:
+                self._reading = reading
+        return bool(found)
+
+    def _keep_quota(self, spool: Spool) -> None:
+        now = time.monotonic()
+        if now < self._quota_at:
+            return
+        self._quota_at = now + _QUOTA_SECONDS
+        spool.look_after()
+        for segment, records, lost in spool.sacrifice():
+            with self._lock:
+                # What is in memory is not lost with the file; but half a run is of no use.
+                instances = {instance_id for key, instance_id in records if key not in self._shelf}
+                self._shelf.give_up(segment, "quota", instances, forget=True)
+                for instance_id in instances:
+                    self._outbox.bury(instance_id, "quota")
+                self._shelf.dropped["quota"] += lost
+
+    def _next_reading(self, spool: Spool) -> _Reading | None:
+        now = time.monotonic()
+        if spool.has_deferred and now >= self._read_at:
+            segment = spool.next_deferred()
+            if segment is None:
+                return None
+            facts = spool.read(segment)
+            if facts is not None:
+                return _Reading(facts, segment)
+            self._read_at = now + _READ_RETRY_SECONDS
+        if now < self._adopt_at:
+            return None
+        self._adopt_at = now + _ADOPT_SECONDS
+        if spool.wants_account and (account := getattr(self._exporter, "account", None)) is not None:
+            partition = account()
+            if partition is not None:
+                spool.learn_account(partition)
+        # At the end of the program, only what its children have left is worth the time.
+        return _Reading(spool.adopt(only_children=self._stop_at is not None), None)
+
+    def _load(self, found: Found, reading: _Reading, now: float) -> None:
+        fact, segment = found.fact, found.segment
+        if found.is_known:
+            instance_id: str = fact.instance_id  # type: ignore[union-attr] # of a run
+            if type(fact) is InstanceFinished:
+                self._shelf.unpin(instance_id)
+            else:
+                self._shelf.pin(instance_id, segment)
+                self._outbox.know(instance_id)
+            return
+        take = self._shelf.load if reading.segment is not None else self._shelf.adopt
+        if not take(fact, segment):
+            return
+        if not isinstance(fact, SpanEnded):
+            self._half_here.add(fact.instance_id)
+        if found.is_suspect:
+            self._outbox.suspect(fact.id)  # type: ignore[union-attr] # a span
+        self._outbox.put_back(fact, now)
+
+    def _end_reading(self, spool: Spool, reading: _Reading) -> None:
+        self._reading = None
+        if reading.segment is not None:
+            self._shelf.give_up(reading.segment, "damaged")  # what should have been in it and was not
+            if not spool.has_deferred:
+                self._shelf.undefer()
 
     def _export(self, step: Send) -> Outcome:
         try:
@@ -351,26 +592,64 @@ class Worker:
             return Outcome(trouble=f"{type(self._exporter).__name__} raised {type(error).__name__}: {error}")
 
     def _tell(self, outcome: Outcome) -> None:
-        """Log trouble once and its end once, and loss once a minute for each reason."""
-        if outcome.trouble is not None:
-            if not self._in_trouble:
-                logger.warning("%s; records wait in memory", outcome.trouble)
-            self._in_trouble = True
-        elif self._in_trouble:
-            self._in_trouble = False
+        """Log each trouble and its end, and what is lost: each at most once a minute."""
+        trouble = outcome.trouble
+        if trouble is not None and trouble != self._trouble:
+            where = "memory" if self._spool is None or self._spool.failure else "the spool"
+            self._has_told_trouble |= self._warn(trouble, "%s; records wait in %s", trouble, where)
+        elif trouble is None and self._has_told_trouble:
+            self._has_told_trouble = False
             logger.warning("the platform takes records again")
-        for reason in {*outcome.refused.values(), *outcome.dead.values()}:
-            self._warn(reason, "records dropped, %s", reason)
+        self._trouble = trouble
+        dropped = self._account().dropped
+        lost = Counter(dropped) - self._told_dropped
+        if lost and self._warn(
+            "loss", "records dropped: %s", ", ".join(f"{lost[why]} {why}" for why in lost)
+        ):
+            self._told_dropped = Counter(dropped)
 
-    def _warn(self, kind: str, message: str, *details: object) -> None:
+    def _warn(self, kind: str, message: str, *details: object) -> bool:
+        """Log, unless something of this kind was logged within the last minute. Return whether it was."""
         now = time.monotonic()
-        if self._quiet_until.get(kind, 0.0) <= now:
-            self._quiet_until[kind] = now + _QUIET_SECONDS
-            logger.warning(message, *details)
+        if self._quiet_until.get(kind, 0.0) > now:
+            return False
+        if len(self._quiet_until) > _KINDS_KEPT:
+            self._quiet_until.clear()
+        self._quiet_until[kind] = now + _QUIET_SECONDS
+        logger.warning(message, *details)
+        return True
+
+
+def _nothing() -> None:
+    pass
+
+
+def _letters(step: Send, refused: dict[str, str], outcome: Outcome) -> Iterator[bytes]:
+    """Yield what was refused as lines of JSON: when, why, in the platform's words, and the record."""
+    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    for record in step.batch:
+        if record.key in refused:
+            said = outcome.said.get(record.key) or outcome.trouble or ""
+            why = {"at": at, "reason": refused[record.key], "said": said}
+            line = (line_of(record) or orjson.dumps({"idempotency_key": record.key})).rstrip(b"\n")
+            yield orjson.dumps({**why, "record": orjson.Fragment(line)}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+class _Reading:
+    """What is coming back from disk. *segment*: one of our own; None: it is what others have left."""
+
+    def __init__(self, facts: Iterator[Found], segment: Segment | None) -> None:
+        self.facts = facts
+        self.segment = segment
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 _inherited: list[Any] = []
+
+
+def _after_in_parent() -> None:
+    for worker in list(_workers):
+        worker.note_fork()
 
 
 def _begin_in_child() -> None:
@@ -379,4 +658,4 @@ def _begin_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
+    os.register_at_fork(after_in_child=_begin_in_child, after_in_parent=_after_in_parent)

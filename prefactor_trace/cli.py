@@ -1,17 +1,19 @@
-"""The command line: `prefactor-trace serve` and `prefactor-trace --version`.
+"""The command line: `prefactor-trace serve`, `doctor`, `spool ...` and `--version`.
 
 Importing this needs nothing but the standard library; what the commands need comes with the extra `local`, and who
 has not installed it is told how to.
 """
 # No `from __future__ import annotations` here: typer reads the annotations, and they name things imported inside.
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from prefactor_trace import _local
-from prefactor_trace._settings import resolve
+from prefactor_trace import _doctor, _inventory, _local
+from prefactor_trace._settings import Settings, resolve
+from prefactor_trace._tracer import TracerCore
 from prefactor_trace._version import __version__
 from prefactor_trace.errors import ConfigurationError
 
@@ -30,11 +32,13 @@ def main() -> None:
         settings = resolve({})
     except ConfigurationError as error:
         sys.exit(str(error))
-    _application(settings.state_dir)()
+    _application(settings)()
 
 
-def _application(state_dir: Path) -> "typer.Typer":
+def _application(settings: Settings) -> "typer.Typer":
     import typer
+
+    state_dir = settings.state_dir
 
     application = typer.Typer(
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -66,13 +70,91 @@ def _application(state_dir: Path) -> "typer.Typer":
         db: Annotated[Path, typer.Option(help="Database file.", dir_okay=False)] = state_dir / _DATABASE,
     ) -> None:
         """Run the local platform: Prefactor's HTTP API and a web viewer, on this machine, over one SQLite file."""
-        _serve(port, db, state_dir)
+        _serve(port, db, settings)
+
+    @application.command()
+    def doctor() -> None:
+        """Say which settings hold, whether the destination answers and takes the token, and what waits."""
+        findings = list(_doctor.examine(settings))
+        width = max(len(each.about) for each in findings)
+        for each in findings:
+            typer.echo(f"{'!' if each.is_trouble else ' '} {each.about:<{width}}  {each.text}")
+        if any(each.is_trouble for each in findings):
+            raise typer.Exit(1)
+
+    spool = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    application.add_typer(spool, name="spool", help="What waits on this machine to be delivered.")
+
+    @spool.command("list")
+    def list_() -> None:
+        """Show what waits, for whom, and who left it."""
+        _list_spool(settings)
+
+    @spool.command()
+    def send(
+        *,
+        timeout: Annotated[float, typer.Option(help="Seconds to try for.", min=0.0)] = 60.0,
+    ) -> None:
+        """Deliver what programs that have ended left, to the destination that the environment names."""
+        _send_spool(settings, timeout)
+
+    @spool.command()
+    def export() -> None:
+        """Write what waits to standard output, as lines of JSON."""
+        for line in _inventory.export(settings.spool_dir):
+            sys.stdout.buffer.write(line)
+
+    @spool.command()
+    def purge(*, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+        """Throw away what programs that have ended left."""
+        if not yes:
+            typer.confirm(f"Throw away what waits in {settings.spool_dir}?", abort=True)
+        typer.echo(f"{_inventory.purge(settings.spool_dir):,} bytes removed")
 
     return application
 
 
-def _serve(port: int, db: Path, state_dir: Path) -> None:
+def _list_spool(settings: Settings) -> None:
+    holdings = _inventory.survey(settings.spool_dir)
+    if not holdings:
+        sys.stdout.write(f"nothing waits in {settings.spool_dir}\n")
+        return
+    rows = [("since", "process", "runs", "records", "bytes", "destination")]
+    for each in holdings:
+        since = each.since.astimezone().strftime("%Y-%m-%d %H:%M:%S") if each.since else "unknown"
+        process = f"{each.pid} {'running' if each.is_alive else 'ended'}" if each.pid else "unknown"
+        runs, records, size = (f"{number:,}" for number in (each.runs, each.records, each.size))
+        rows.append((since, process, runs, records, size, each.destination or "not readable by this version"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # the longest at the end: nothing is cut, in a pipe or elsewhere
+        cells = [
+            cell.rjust(width) if 2 <= at <= 4 else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _send_spool(settings: Settings, timeout: float) -> None:
+    tracer = TracerCore(dataclasses.replace(settings, spool=True))
+    ledger = tracer.take_over(timeout)
+    tracer.shutdown(0.0)
+    sys.stdout.write(f"{ledger.delivered:,} records delivered\n")
+    for reason, count in ledger.dropped.items():
+        sys.stdout.write(f"{count:,} dropped: {reason}\n")
+    address = settings.destination_name.rpartition(" ")[0]
+    waiting = sum(
+        each.records
+        for each in _inventory.survey(settings.spool_dir)
+        if (each.destination or "").rpartition(" ")[0] == address and not each.is_alive
+    )
+    if waiting:
+        sys.exit(f"{waiting:,} records still wait")
+
+
+def _serve(port: int, db: Path, settings: Settings) -> None:
     import sqlite3
+
+    state_dir = settings.state_dir
 
     from prefactor_trace.server import NewerDatabaseError, serve
 
@@ -81,7 +163,7 @@ def _serve(port: int, db: Path, state_dir: Path) -> None:
             f"A local platform is running already at {running.url}; stop it first (Ctrl+C in its terminal)."
         )
     try:
-        serve(port, db, state_dir)
+        serve(port, db, settings)
     except NewerDatabaseError as error:
         sys.exit(f"{error} (--db).")
     except (OSError, sqlite3.Error, _local.AlreadyRunningError) as error:

@@ -9,26 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import orjson
-
-from prefactor_trace._record import (
-    InstanceFinished,
-    InstanceRegistered,
-    Outcome,
-    SpanRecord,
-)
-from prefactor_trace._wire import (
-    NOT_SENDABLE,
-    Learned,
-    bulk_item,
-    deliver,
-    iso,
-    register_body,
-    span_details,
-    span_end,
-)
+from prefactor_trace._record import Outcome, SpanRecord
+from prefactor_trace._wire import NOT_SENDABLE, PARTITION_REQUEST, Learned, deliver, line_of, partition_in
 from prefactor_trace.http._protocol import headers as api_headers
 
 if TYPE_CHECKING:
@@ -79,6 +63,8 @@ class HttpExporter:
         self._destination: Destination | None = None
         self._connection: Connection | None = None
         self._learned = Learned()
+        self.is_warm = False
+        """Whether `warm_up` has been done."""
 
     def export(self, batch: Sequence[Record], /) -> Outcome:
         """Hold the conversation about *batch* with the platform."""
@@ -95,6 +81,21 @@ class HttpExporter:
         except StopIteration as stop:
             outcome: Outcome = stop.value
             return outcome
+
+    def warm_up(self) -> None:
+        """Load and build what the first batch will need, so that the end of the program need not."""
+        import prefactor_trace._network  # noqa: F401
+        from prefactor_trace.http.models.agent_instance import RegisterAgentInstanceRequest
+
+        RegisterAgentInstanceRequest.model_rebuild()
+        self.is_warm = True
+
+    def account(self) -> str | None:
+        """Ask the destination for the account's partition. None: it does not say, or cannot be reached."""
+        destination = self._locate()
+        if destination is None:
+            return None
+        return partition_in(self._connect(destination).post(*PARTITION_REQUEST))
 
     def close(self) -> None:
         """Close the connections."""
@@ -125,7 +126,7 @@ class FileExporter:
 
     def export(self, batch: Sequence[Record], /) -> Outcome:
         """Write *batch* and hand it to the operating system. Raises OSError if the file cannot take all of it."""
-        lines = {each.key: _line(each) for each in batch}
+        lines = {each.key: line_of(each) for each in batch}
         written = {key: line for key, line in lines.items() if line is not None}
         self._append(b"".join(written.values()))
         return Outcome(
@@ -145,31 +146,6 @@ class FileExporter:
             except OSError:
                 file.truncate(end)  # half a line would spoil the one that is written after it
                 raise
-
-
-def _line(record: Record) -> bytes | None:
-    try:
-        return orjson.dumps(_item(record), option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # a schema or a name of what is not JSON
-        return None
-
-
-def _item(record: Record) -> dict[str, Any]:
-    if isinstance(record, InstanceRegistered):
-        return {"_type": "agent_instances/register", "id": record.instance_id, **register_body(record)}
-    if isinstance(record, SpanRecord):
-        if record.announced:
-            ids = {"agent_span_id": record.id, "idempotency_key": record.key}
-            return {"_type": "agent_spans/finish", **ids, **span_end(record)}
-        return bulk_item(record, span_details(record, Learned(), record.started.parent_id))
-    item = {
-        "agent_instance_id": record.instance_id,
-        "idempotency_key": record.key,
-        "timestamp": iso(record.at),
-    }
-    if isinstance(record, InstanceFinished):
-        return {"_type": "agent_instances/finish", **item, "status": record.status}
-    return {"_type": "agent_instances/start", **item}
 
 
 class MemoryExporter:

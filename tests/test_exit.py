@@ -10,6 +10,8 @@ import hostile_server
 import pytest
 from hostile_server import HostileServer
 
+from prefactor_trace import _inventory
+
 AGENT = """
 import sys
 import prefactor_trace as pt
@@ -61,38 +63,59 @@ SERVERS = {
 }
 
 
+def run_against(name, tmp_path, **environment):
+    """Run the agent against one of the servers."""
+    if SERVERS[name] is None:
+        url = f"http://127.0.0.1:{hostile_server.refused_port()}"
+        return run(AGENT, tmp_path, PREFACTOR_API_URL=url, PREFACTOR_API_TOKEN="secret-token", **environment)
+    with HostileServer(SERVERS[name]) as server:
+        return run(
+            AGENT, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="secret-token", **environment
+        )
+
+
+def waiting(tmp_path):
+    """Return how many records wait in the spool."""
+    return sum(each.records for each in _inventory.survey(tmp_path / "spool"))
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_exit_against_any_server(name, tmp_path, untraced_seconds):
-    """Two seconds at most are added; exit code and output are the program's; the loss is one line in the log."""
-    if SERVERS[name] is None:
-        done, seconds = run(
-            AGENT,
-            tmp_path,
-            PREFACTOR_API_URL=f"http://127.0.0.1:{hostile_server.refused_port()}",
-            PREFACTOR_API_TOKEN="secret-token",
-        )
-    else:
-        with HostileServer(SERVERS[name]) as server:
-            done, seconds = run(
-                AGENT, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="secret-token"
-            )
+    """Two seconds at most are added; exit code and output are the program's; what could not be sent waits."""
+    done, seconds = run_against(name, tmp_path)
 
     assert (done.returncode, done.stdout) == (7, "done\n")
     assert seconds - untraced_seconds < 2.9  # the two seconds, and what a loaded machine adds
     assert "Traceback" not in done.stderr
     assert "secret-token" not in done.stderr
+    assert "lost" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+    assert waiting(tmp_path) == 23
+
+
+@pytest.mark.parametrize("name", ["refusing", "never answering", "retry after an hour"])
+def test_exit_without_spool(name, tmp_path, untraced_seconds):
+    """In memory alone, the same holds, and the loss is one line in the log."""
+    done, seconds = run_against(name, tmp_path, PREFACTOR_SPOOL="off")
+
+    assert (done.returncode, done.stdout) == (7, "done\n")
+    assert seconds - untraced_seconds < 2.9
+    assert "Traceback" not in done.stderr
+    assert "secret-token" not in done.stderr
     assert "23 records could not be delivered" in done.stderr
     assert len(done.stderr.splitlines()) <= 2
+    assert not (tmp_path / "spool").exists()
 
 
 def test_exit_with_nowhere_to_send(tmp_path, untraced_seconds):
-    """Without a token and without a platform nothing is waited for, and one line says what to do."""
+    """Without a token and without a platform nothing is waited for, one line says what to do, and all of it waits."""
     done, seconds = run(AGENT, tmp_path)
 
     assert (done.returncode, done.stdout) == (7, "done\n")
     assert seconds - untraced_seconds < 1
     assert "prefactor-trace serve" in done.stderr
-    assert len(done.stderr.splitlines()) == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert waiting(tmp_path) == 23
 
 
 def test_exit_when_idle(tmp_path, untraced_seconds):
@@ -127,7 +150,9 @@ def test_records_in_exit_handlers(tmp_path):
     )
     done, _ = run(program, tmp_path)
     assert done.returncode == 0
-    assert done.stdout == "{}\n{'exit': 7, 'after_shutdown': 4}\n"
+    # The run of the first handler waits in the spool; that of the second came when all was over.
+    assert done.stdout == "{}\n{'after_shutdown': 4}\n"
+    assert waiting(tmp_path) == 7
     assert "Traceback" not in done.stderr
 
 
@@ -158,7 +183,7 @@ def test_several_tracers(tmp_path, untraced_seconds):
         done, seconds = run(program, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="t")
     assert done.returncode == 0
     assert seconds - untraced_seconds < 2.9
-    assert done.stderr.count("3 records could not be delivered") == 3
+    assert waiting(tmp_path) == 9
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")

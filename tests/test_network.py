@@ -236,6 +236,28 @@ def test_broken_answers_are_no_answers(behaviour):
     assert server.connections == 3  # what is broken is not used again
 
 
+@pytest.mark.parametrize(
+    "behaviour", [half_then_close, half_then_reset, closing_at_once], ids=lambda each: each.__name__
+)
+def test_a_connection_that_breaks_off_says_so(behaviour):
+    """Whoever hangs up after the request was sent may have failed over it."""
+    with HostileServer(behaviour) as server, connected(server.url) as connection:
+        answer = connection.post("bulk", b"{}")
+    assert isinstance(answer, Unreachable)
+    assert answer.broke_off
+
+
+def test_being_slow_or_away_is_not_breaking_off(monkeypatch):
+    """A time-out, a port that nobody listens on, and an answer without end are no failure over the request."""
+    for behaviour in (never_answering, endless_body):
+        with HostileServer(behaviour) as server, connected(server.url) as connection:
+            answer = connection.post("bulk", b"{}")
+        assert isinstance(answer, Unreachable)
+        assert not answer.broke_off
+    with connected(f"http://127.0.0.1:{refused_port()}") as connection:
+        assert not connection.post("bulk", b"{}").broke_off
+
+
 def test_an_endless_answer_is_cut_off():
     """A body over 1 MiB is no answer, and never held in memory."""
     with HostileServer(endless_body) as server, connected(server.url, timeout=5) as connection:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
+from prefactor_trace._outbox import POISON, Done, Limits, Outbox, Send, Wait
 from prefactor_trace._record import (
     InstanceFinished,
     InstanceRegistered,
@@ -71,11 +72,12 @@ class TestLeaving:
         assert keys(outbox.next(10.5)) == ["a"]
 
     def test_a_full_batch_leaves_at_once(self):
-        """`batch_size` records do not wait, and `put` says so once."""
+        """`batch_size` records do not wait."""
         outbox = Outbox(Limits(batch_size=2))
-        put(outbox, started("a"), started("b"))
+        put(outbox, started("a"), started("b"), ended("a"))
+        assert outbox.next(0.0) == Wait(pytest.approx(0.5))
+        put(outbox, ended("b"))
 
-        assert [outbox.put(ended("a"), 0.0), outbox.put(ended("b"), 0.0)] == [False, True]
         assert keys(outbox.next(0.0)) == ["a", "b"]
 
     def test_flush_leaves_at_once(self):
@@ -206,6 +208,7 @@ class TestAnnouncing:
     def test_a_refused_announcement_drops_the_span(self):
         """It is counted once, asked for never again, and its end is no second record."""
         outbox = Outbox(Limits(live_after=1.0))
+        outbox.know("run")
         put(outbox, started("a"), started("b", "a"))
         outbox.next(1.0)
         outbox.resolve(Outcome(refused={"a-open": "refused: 422"}), 1.0, 0.5)
@@ -221,6 +224,7 @@ class TestRefusal:
     def test_a_refused_record_is_counted_alone(self):
         """Its neighbours are delivered, and its children hang from the next span above."""
         outbox = Outbox(Limits(batch_size=2))
+        outbox.know("run")
         put(outbox, started("a"), started("b", "a"), started("c", "b"), ended("c"), ended("b"), ended("a"))
         outbox.flush(0.0)
         outbox.next(0.0)
@@ -455,6 +459,563 @@ class TestClosing:
         assert outbox.ledger[:4] == (2, 0, {"exit": 2}, 0)
 
 
+class TestComingBack:
+    def test_what_comes_back_after_the_end_is_taken(self):
+        """A fact that was kept elsewhere is no new one: `close` does not drop it; what is new is still dropped."""
+        outbox = Outbox()
+        outbox.close(0.0, 5_000)
+        assert outbox.next(0.0) == Done()
+        for fact in (
+            registered(),
+            started("a"),
+            ended("a"),
+            InstanceFinished("run", 3, "complete"),
+        ):
+            outbox.put_back(fact, 0.0)
+        put(outbox, started("b"))
+
+        assert deliver(outbox) == ["run-register", "a", "run-finish"]
+        assert outbox.ledger[:4] == (4, 3, {"after_shutdown": 1}, 0)
+        assert outbox.next(0.0) == Done()
+
+    def test_what_was_perhaps_announced(self):
+        """A span of which an earlier process may have told is announced again before it is finished."""
+        outbox = Outbox()
+        outbox.suspect("a")
+        outbox.put_back(started("a"), 0.0)
+        outbox.put_back(ended("a"), 0.0)
+        outbox.flush(0.0)
+
+        assert deliver(outbox) == ["a-open", "a-end"]
+
+    def test_closing_leaves_alone_what_is_partly_elsewhere(self):
+        """Of such a run nothing is ended: whoever brings the rest will. What waits of it leaves, others end."""
+        outbox = Outbox()
+        for run in ("half", "whole"):
+            put(outbox, registered(run), started(f"{run} span", run=run))
+        put(outbox, started("done", run="half"), ended("done"))
+        outbox.close(0.0, 5_000, but={"half"})
+
+        assert deliver(outbox) == ["half-register", "whole-register", "done", "whole span", "whole-finish"]
+        assert outbox.next(0.0) == Done()
+        assert outbox.ledger.pending == 1
+        outbox.abandon("exit", but={"half span"})
+        assert outbox.ledger[:4] == (6, 5, {}, 1)
+
+    def test_a_run_that_ended_elsewhere_is_not_finished(self):
+        """The finish of a run that was left is not made up at the end: it is somewhere, and will come."""
+        outbox = Outbox()
+        put(outbox, registered())
+        outbox.leave("run")
+        outbox.close(0.0, 5_000)
+
+        assert deliver(outbox) == ["run-register"]
+
+    def test_abandoning_spares_what_is_kept_elsewhere(self):
+        """Waiting, open and announced records that are kept elsewhere stay pending; the others are lost."""
+        outbox = Outbox(Limits(live_after=1.0), reports=True)
+        put(outbox, *(started(f"{place} {fate}") for place in ("open", "told") for fate in ("kept", "lost")))
+        outbox.next(1.0)
+        outbox.resolve(Outcome(delivered=frozenset({"told kept-open", "told lost-open"})), 1.0, 0.5)
+        for fate in ("kept", "lost"):
+            put(outbox, started(f"late {fate}"), ended(f"late {fate}"))
+        outbox.take_settled()
+        outbox.abandon("exit", but={f"{place} kept" for place in ("open", "told", "late")})
+
+        assert outbox.ledger[:4] == (6, 0, {"exit": 3}, 3)
+        lost = {f"{place} lost" for place in ("open", "told", "late")}
+        assert set(outbox.take_settled()) == {(each, "exit") for each in lost}
+
+
+class TestReporting:
+    def test_what_is_settled_is_told_once(self):
+        """Delivered and dropped records are reported by id or key, with the reason; an announcement settles nothing."""
+        outbox = Outbox(Limits(live_after=1.0), reports=True)
+        put(outbox, registered(), started("a"), started("b"), ended("b"))
+        step = outbox.next(1.0)
+        assert keys(step) == ["run-register", "b", "a-open"]
+        delivered = frozenset({"run-register", "a-open"})
+        # The run is known by the same answer, so that the refusal is final.
+        outbox.resolve(Outcome(delivered=delivered, refused={"b": "refused: 422"}), 1.0, 0.5)
+
+        assert outbox.take_settled() == [("run-register", None), ("b", "refused: 422")]
+        put(outbox, ended("a"))
+        outbox.flush(2.0)
+        assert deliver(outbox, 2.0) == ["a-end"]
+        assert outbox.take_settled() == [("a", None)]
+        assert outbox.take_settled() == []
+
+    def test_nothing_is_collected_unasked(self):
+        """Without anybody who asks, nothing piles up."""
+        outbox = Outbox()
+        put(outbox, started("a"), ended("a"))
+        outbox.flush(0.0)
+        deliver(outbox)
+
+        assert outbox.take_settled() == []
+
+    def test_all_that_is_dropped_is_told(self):
+        """A full buffer, a dead run, the same id, the end of the program: each record dropped is reported once."""
+        outbox = Outbox(Limits(buffer_bytes=8_000), reports=True)
+        outbox.know("run")
+        put(outbox, registered(), started("a"), started("b"), ended("b"))
+        for number in range(20):
+            put(outbox, started(f"s{number}"), ended(f"s{number}"))
+        outbox.flush(0.0)
+        outbox.next(0.0)
+        outbox.resolve(Outcome(refused={"run-register": "no"}, dead={"run": "instance no"}), 0.0, 0.5)
+        outbox.close(0.0, 5_000)
+        put(outbox, started("z", run="other"))
+
+        told = outbox.take_settled()
+        assert len(told) == len(dict(told)) == outbox.ledger.created == sum(outbox.ledger.dropped.values())
+
+    def test_size(self):
+        """The size is that of the payloads and of what is around them, and nothing is left of it in the end."""
+        outbox = Outbox()
+        assert (outbox.size, outbox.is_empty, outbox.is_in_trouble) == (0, True, False)
+        put(outbox, started("a", payload=b"x" * 5_000))
+        assert 5_000 < outbox.size < 6_500
+        assert outbox.is_empty  # it cannot be sent yet
+        put(outbox, ended("a"))
+        assert not outbox.is_empty
+        outbox.flush(0.0)
+        outbox.next(0.0)
+        outbox.resolve(Outcome(trouble="busy"), 0.0, 0.5)
+        assert outbox.is_in_trouble
+        deliver(outbox, 10.0)
+        assert (outbox.size, outbox.is_empty, outbox.is_in_trouble) == (0, True, False)
+
+
+STRANGER_TIMES = [0.2, 1.2, 6.2, 36.2, 156.2, 456.2]  # seconds after the first refusal
+
+
+def refuse_strangers(outbox, until, *, known_from=math.inf, take=()):
+    """Be a platform that does not know "far" until a moment. Return when its spans were tried, and what it took."""
+    now, tries, took = 0.0, [], []
+    for _ in range(200):
+        step = outbox.next(now)
+        if isinstance(step, Wait):
+            if step.seconds is None or now + step.seconds > until:
+                break
+            assert step.seconds > 0, "it spins"
+            now += step.seconds
+            continue
+        assert isinstance(step, Send)
+        assert step.batch
+        early = [each for each in step.batch if each.instance_id == "far" and now < known_from]
+        if early:
+            tries.append(round(now, 3))
+        delivered = frozenset(each.key for each in step.batch if each not in early or each.key in take)
+        took += [(round(now, 3), key) for key in keys(step) if key in delivered]
+        refused = {each.key: "refused: not_found" for each in early if each.key not in delivered}
+        outcome = Outcome(delivered=delivered, refused=refused, unknown=frozenset(refused))
+        outbox.resolve(outcome, now, 0.5)
+    return tries, took
+
+
+class TestStrangers:
+    def test_delivered_once_the_run_is_known(self):
+        """Spans that came before their run, which another process registers, are tried again, and arrive."""
+        outbox = Outbox()
+        put(outbox, started("a", run="far"), started("b", "a", run="far"), ended("b"), ended("a"))
+        outbox.flush(0.0)
+        tries, took = refuse_strangers(outbox, 1_000, known_from=2.0)
+
+        assert tries == [0.0, 0.2, 1.2]
+        assert took == [(6.2, "a"), (6.2, "b")]
+        assert outbox.ledger[:4] == (2, 2, {}, 0)
+
+    def test_given_up_after_the_last_try(self):
+        """If the run stays unknown, its spans are refused in the end, with the platform's reason, and counted."""
+        outbox = Outbox()
+        put(outbox, started("a", run="far"), ended("a"))
+        ticket = outbox.flush(0.0)
+        tries, _ = refuse_strangers(outbox, 400.0)
+        assert tries == [0.0, *STRANGER_TIMES[:-1]]
+        assert not outbox.is_settled(ticket)
+        assert outbox.ledger.pending == 1
+        outbox.next(456.2)
+        refused = outbox.resolve(
+            Outcome(refused={"a": "refused: not_found"}, unknown=frozenset({"a"})), 456.2, 0.5
+        )
+
+        assert refused == {"a": "refused: not_found"}
+        assert outbox.is_settled(ticket)
+        assert outbox.ledger[:4] == (1, 0, {"refused: not_found": 1}, 0)
+
+    def test_neighbours_go_on(self):
+        """While the spans of a stranger are held, those of other runs leave, and so do their announcements."""
+        outbox = Outbox(Limits(live_after=3.0))
+        put(outbox, started("a", run="far"), ended("a"))
+        outbox.flush(0.0)
+        assert refuse_strangers(outbox, 0.1) == ([0.0], [])
+        put(outbox, registered(), started("b"), ended("b"), now=0.1)
+        outbox.flush(0.1)
+        assert keys(outbox.next(0.1)) == ["run-register", "b"]
+        outbox.resolve(Outcome(delivered=frozenset({"run-register", "b"})), 0.1, 0.5)
+        assert refuse_strangers(outbox, 40.0)[0] == [0.2, 1.2, 6.2, 36.2]
+
+    def test_an_open_span_is_shown_while_others_are_held(self):
+        """What is held does not keep an open span of another run from being announced in time."""
+        outbox = Outbox(Limits(live_after=3.0))
+        put(outbox, started("a", run="far"), ended("a"))
+        outbox.flush(0.0)
+        refuse_strangers(outbox, 40.0)
+        put(outbox, registered(), now=40.0)
+        outbox.flush(40.0)
+        assert deliver(outbox, 40.0) == ["run-register"]
+        put(outbox, started("b"), now=40.0)
+
+        assert outbox.next(40.0) == Wait(pytest.approx(3.0))
+        assert keys(outbox.next(43.0)) == ["b-open"]
+
+    def test_records_wait_for_company_while_others_are_held(self):
+        """What is held is no reason to send what is new one by one."""
+        outbox = Outbox(Limits(batch_delay=0.5))
+        put(outbox, started("a", run="far"), ended("a"))
+        outbox.flush(0.0)
+        refuse_strangers(outbox, 40.0)
+        put(outbox, started("b"), ended("b"), now=41.0)
+
+        assert outbox.next(41.0) == Wait(pytest.approx(0.5))
+
+    def test_a_wrong_span_of_a_known_run_is_refused_at_once(self):
+        """Where the run is known, by our own register or by an earlier process, a refusal is final."""
+        outbox = Outbox()
+        outbox.know("far")
+        put(outbox, registered(), started("a"), started("b", run="far"), ended("a"), ended("b"))
+        outbox.flush(0.0)
+        outbox.next(0.0)
+        outbox.resolve(Outcome(delivered=frozenset({"run-register"})), 0.0, 0.5)
+        outbox.next(0.0)
+
+        assert outbox.resolve(Outcome(refused={"a": "no", "b": "no"}), 0.0, 0.5) == {"a": "no", "b": "no"}
+
+    def test_a_wrong_span_does_not_hold_its_siblings(self):
+        """If the platform takes another span of the run, the run is known: the refused one is wrong, and alone."""
+        outbox = Outbox()
+        put(outbox, *(each for name in "abc" for each in (started(name, run="far"), ended(name))))
+        outbox.flush(0.0)
+        outbox.next(0.0)
+        outcome = Outcome(delivered=frozenset("ac"), refused={"b": "refused: validation_errors"})
+
+        assert outbox.resolve(outcome, 0.0, 0.5) == {"b": "refused: validation_errors"}
+        put(outbox, started("d", run="far"), ended("d"))
+        outbox.flush(0.0)
+        assert deliver(outbox) == ["d"]
+
+    def test_the_finish_of_a_stranger_goes_last(self):
+        """What else is here of the run waits with its spans: a finish must not overtake them."""
+        outbox = Outbox()
+        put(outbox, started("a", run="far"), ended("a"))
+        outbox.flush(0.0)
+        refuse_strangers(outbox, 0.1)
+        put(outbox, InstanceFinished("far", 9, "complete"))
+        outbox.flush(0.1)
+        _, took = refuse_strangers(outbox, 1_000, known_from=1.0)
+
+        assert [key for _, key in took] == ["a", "far-finish"]
+
+    def test_an_announcement_of_a_stranger(self):
+        """An open span of a run that is not known yet is held as well, and told of later."""
+        outbox = Outbox(Limits(live_after=1.0))
+        put(outbox, started("a", run="far"))
+        step = outbox.next(1.0)
+        outbox.resolve(
+            Outcome(refused={"a-open": "refused: not_found"}, unknown=frozenset({"a-open"})), 1.0, 0.5
+        )
+        assert outbox.next(1.0) == Wait(pytest.approx(0.2))
+        assert keys(outbox.next(1.2)) == keys(step)
+        outbox.resolve(Outcome(delivered=frozenset({"a-open"})), 1.2, 0.5)
+        put(outbox, ended("a"))
+        outbox.flush(1.2)
+        assert deliver(outbox, 1.2) == ["a-end"]
+
+    def test_closing_does_not_spin(self):
+        """At the end what is held is no exception: the shell hears how long it would have to wait."""
+        outbox = Outbox()
+        put(outbox, started("a", run="far"), ended("a"))
+        outbox.flush(0.0)
+        refuse_strangers(outbox, 40.0)
+        outbox.close(40.0, 5_000)
+
+        step = outbox.next(40.0)
+        assert isinstance(step, Wait)
+        assert step.seconds > 0.1
+
+
+class Brittle:
+    """A platform that fails over certain records, as the wire tells it: first registers, then spans, then finishes.
+
+    Attributes:
+        stored: Keys of what it has taken, in order.
+        failures: Batches over which it failed.
+        batches: All batches.
+        fresh: Those of them that held nothing but what `feed` has brought.
+        given_up: Keys of what the outbox gave up, in order.
+        is_down: Whether it fails over everything.
+    """
+
+    def __init__(self, outbox, poison=()):
+        self.outbox = outbox
+        self.poison = set(poison)
+        self.now = 0.0
+        self.stored = []
+        self.failures = self.batches = self.fresh = 0
+        self.given_up = []
+        self.is_down = False
+
+    def answer(self, step):
+        assert step.batch
+        self.batches += 1
+        self.fresh += all(each.startswith("fresh") for each in keys(step))
+        spans = [each for each in step.batch if isinstance(each, SpanRecord)]
+        groups = [
+            *([each] for each in step.batch if isinstance(each, (InstanceRegistered, InstanceStarted))),
+            *([spans] if spans else []),  # in one request: all or none
+            *([each] for each in step.batch if isinstance(each, InstanceFinished)),
+        ]
+        delivered, fails = [], False
+        for group in groups:
+            fails = self.is_down or any(self._is_poison(each) for each in group)
+            if fails:
+                break
+            delivered += [each.key for each in group]
+        self.stored += delivered
+        self.failures += fails
+        trouble = "the platform answered 500" if fails else None
+        outcome = Outcome(delivered=frozenset(delivered), trouble=trouble, blames_batch=fails)
+        refused = self.outbox.resolve(outcome, self.now, 0.5)
+        assert set(refused.values()) <= {POISON}
+        self.given_up += refused
+        assert adds_up(self.outbox.ledger)
+
+    def _is_poison(self, record):
+        return not self.poison.isdisjoint({record.key, record.id if isinstance(record, SpanRecord) else None})
+
+    def run(self, until):
+        """Work until a moment, or until nothing is in sight."""
+        while True:
+            step = self.outbox.next(self.now)
+            if isinstance(step, Send):
+                self.answer(step)
+            elif isinstance(step, Done) or step.seconds is None or self.now + step.seconds > until:
+                self.now = until
+                return
+            else:
+                assert step.seconds > 0, "it spins"
+                self.now += step.seconds
+
+    def feed(self, seconds):
+        """Work for so long, while a good record comes in every second."""
+        for number in range(seconds):
+            span = f"fresh{int(self.now)}-{number:05}"
+            put(self.outbox, started(span), ended(span), now=self.now)
+            self.outbox.flush(self.now)
+            self.run(self.now + 1)
+
+
+class TestPoison:
+    @pytest.mark.parametrize("place", [0, 1, 24, 48, 49])
+    def test_one_in_fifty(self, place):
+        """The record over which the platform fails is found, tried again thrice, and given up; all others arrive."""
+        outbox = Outbox()
+        names = [f"s{number:03}" for number in range(50)]
+        put(outbox, registered(), *(each for name in names for each in (started(name), ended(name))))
+        ticket = outbox.flush(0.0)
+        platform = Brittle(outbox, [names[place]])
+        platform.run(3.0)
+        assert sorted(platform.stored) == ["run-register", *(each for each in names if each != names[place])]
+        assert not outbox.is_settled(ticket)
+        assert outbox.ledger.pending == 1
+        platform.feed(60)
+
+        assert platform.given_up == [names[place]]
+        assert outbox.is_settled(ticket)
+        assert outbox.ledger.dropped == {POISON: 1}
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data(), st.integers(1, 80), st.sampled_from([2, 8, 50]))
+    def test_k_in_n(self, data, count, batch_size):
+        """Whatever is poison: all the rest arrives once, each of them is given up once, in a bounded number of batches."""
+        outbox = Outbox(Limits(batch_size=batch_size))
+        names = [f"s{number:03}" for number in range(count)]
+        poison = data.draw(st.sets(st.sampled_from(names), max_size=4))
+        for place, name in enumerate(names):
+            put(outbox, started(name, data.draw(st.sampled_from([None, *names[:place]]))))
+        for name in data.draw(st.permutations(names)):
+            put(outbox, ended(name))
+        outbox.flush(0.0)
+        platform = Brittle(outbox, poison)
+        platform.feed(60 + 15 * len(poison))
+        outbox.close(platform.now, 5_000)
+
+        ours = [each for each in platform.stored if each.startswith("s")]
+        assert sorted(ours) == sorted(set(names) - poison)
+        assert sorted(platform.given_up) == sorted(poison)
+        assert outbox.ledger.dropped == ({POISON: len(poison)} if poison else {})
+        assert outbox.ledger.pending == 0
+        assert not outbox._strikes
+        assert not outbox._bytes
+        whole = (
+            2 * math.ceil(count / batch_size) + 1
+        )  # a line of parents that does not fit leaves a batch half full
+        # Down to one record and up to whole batches again, perhaps once with its parents and once without; four tries.
+        found = len(poison) * (4 * math.ceil(math.log2(batch_size)) + 20)
+        assert platform.batches - platform.fresh <= whole + found
+
+    @pytest.mark.parametrize("count", [5, 20])
+    def test_many_in_a_row(self, count):
+        """Records that are poison keep nobody behind them from leaving, however many stand in front."""
+        outbox = Outbox()
+        names = [f"s{number:03}" for number in range(60)]
+        put(outbox, *(each for name in names for each in (started(name), ended(name))))
+        platform = Brittle(outbox, names[:count])
+        platform.feed(60)
+        assert set(names[count:]) <= set(platform.stored)
+        platform.feed(900)
+
+        assert sorted(platform.given_up) == names[:count]
+        assert outbox.ledger.pending == 0
+
+    def test_a_poison_register_gives_up_its_run(self):
+        """Without its register, a run cannot be told of: all of it is given up, and other runs are not."""
+        outbox = Outbox()
+        for run in ("good", "bad", "well"):
+            put(outbox, registered(run), InstanceStarted(run, 1))
+            put(outbox, started(f"{run} span", run=run), ended(f"{run} span"))
+        platform = Brittle(outbox, ["bad-register"])
+        platform.feed(120)
+        put(outbox, started("bad late", run="bad"), ended("bad late"), InstanceFinished("bad", 9, "complete"))
+
+        assert platform.given_up == ["bad-register"]
+        assert outbox.ledger.dropped == {POISON: 5}
+        assert {"good span", "well span"} < set(platform.stored)
+        assert not [each for each in platform.stored if each.startswith("bad")]
+        assert outbox.ledger.pending == 0
+
+    @pytest.mark.parametrize("verb", ["start", "finish"])
+    def test_a_poison_start_or_finish_is_given_up_alone(self, verb):
+        """The spans of the run arrive nevertheless."""
+        outbox = Outbox()
+        put(outbox, registered("r"), InstanceStarted("r", 1), started("x", run="r"), ended("x"))
+        put(outbox, InstanceFinished("r", 9, "complete"))
+        platform = Brittle(outbox, [f"r-{verb}"])
+        platform.feed(60)
+
+        assert platform.given_up == [f"r-{verb}"]
+        assert "x" in platform.stored
+        assert outbox.ledger.dropped == {POISON: 1}
+        assert outbox.ledger.pending == 0
+
+    def test_nothing_is_given_up_in_an_outage(self):
+        """If the platform fails over everything, it is not for the records: for a week, none is given up."""
+        outbox = Outbox()
+        for number in range(20):
+            run = f"run{number}"
+            put(outbox, registered(run), InstanceStarted(run, 1), started(f"s{number}", run=run))
+            put(outbox, ended(f"s{number}"), InstanceFinished(run, 9, "complete"))
+        platform = Brittle(outbox)
+        platform.is_down = True
+        platform.run(7 * 24 * 3_600.0)
+
+        assert platform.given_up == []
+        assert outbox.ledger[:4] == (80, 0, {}, 80)
+        assert platform.batches <= 7 * 24 * 3_600 / 15 + 20  # jitter is one half: every 15 s in the mean
+        platform.is_down = False
+        platform.run(platform.now + 60)
+        assert outbox.ledger[:4] == (80, 80, {}, 0)
+
+    def test_nothing_is_given_up_over_an_outage_of_one_call(self):
+        """If runs are taken and spans are not, for an hour, it is the call that fails, not each of the spans."""
+        outbox = Outbox()
+        platform = Brittle(outbox, [f"s{number:04}" for number in range(360)])
+        for number in range(360):
+            run, span = f"run{number}", f"s{number:04}"
+            put(outbox, registered(run), started(span, run=run), ended(span), now=platform.now)
+            outbox.flush(platform.now)
+            platform.run(platform.now + 10)
+
+        assert platform.given_up == []
+
+    def test_alone_it_is_not_given_up(self):
+        """Without any other record that is taken, nobody knows what is to blame; it is tried again, now and then."""
+        outbox = Outbox()
+        put(outbox, started("a"), ended("a"))
+        outbox.flush(0.0)
+        platform = Brittle(outbox, ["a"])
+        platform.run(3_600.0)
+
+        assert platform.given_up == []
+        assert platform.batches <= 3_600 / 10 + 20
+
+    def test_a_record_that_was_only_unlucky_arrives(self):
+        """A record that the platform takes at last has no strikes left, and the batches grow again."""
+        outbox = Outbox(Limits(batch_size=8))
+        put(outbox, *(each for number in range(8) for each in (started(f"s{number}"), ended(f"s{number}"))))
+        outbox.flush(0.0)
+        platform = Brittle(outbox, ["s3"])
+        platform.run(1.0)
+        assert outbox.ledger.pending == 1
+        platform.poison.clear()
+        platform.feed(10)
+
+        assert outbox.ledger.dropped == {}
+        assert not outbox._strikes
+        put(outbox, *(each for number in range(8) for each in (started(f"t{number}"), ended(f"t{number}"))))
+        assert len(outbox.next(platform.now).batch) == 8
+
+    def test_a_finish_does_not_overtake_what_is_held(self):
+        """A run is not finished before its spans are settled: a span that comes later could be refused for it."""
+        outbox = Outbox()
+        put(outbox, registered("r"), started("x", run="r"), ended("x"), started("y", run="r"), ended("y"))
+        put(outbox, InstanceFinished("r", 9, "complete"))
+        outbox.flush(0.0)
+        platform = Brittle(outbox, ["x"])
+        platform.run(2.0)
+        assert "y" in platform.stored
+        platform.poison.clear()
+        platform.feed(20)
+
+        mine = [each for each in platform.stored if not each.startswith("fresh")]
+        assert mine.index("x") < mine.index("r-finish")
+
+    def test_an_announcement_that_is_held_is_not_taken_along(self):
+        """A held open parent is not sent in front of its open children; it has its time to wait like all others."""
+        outbox = Outbox(Limits(live_after=1.0))
+        put(outbox, started("a"), started("b", "a"))
+        fails = Outcome(trouble="the platform answered 500", blames_batch=True)
+        assert keys(outbox.next(1.0)) == ["a-open", "b-open"]
+        outbox.resolve(fails, 1.0, 0.0)
+        assert keys(outbox.next(1.0)) == ["a-open"]
+        outbox.resolve(fails, 1.0, 0.0)
+
+        assert outbox.next(1.0) == Wait(pytest.approx(0.5))
+
+    def test_whoever_is_told_to_wait_is_not_blamed(self):
+        """Trouble that blames nobody leaves the size of the batches alone."""
+        outbox = Outbox(Limits(batch_size=4))
+        put(outbox, *(each for name in "abcd" for each in (started(name), ended(name))))
+        step = outbox.next(0.0)
+        outbox.resolve(Outcome(trouble="the platform answered 503"), 0.0, 0.0)
+
+        assert outbox.next(0.0) == step
+
+    def test_what_is_held_is_forgotten_in_the_end(self):
+        """Of what is settled, nothing stays in memory."""
+        outbox = Outbox()
+        put(outbox, started("a", run="far"), ended("a"))
+        outbox.flush(0.0)
+        refuse_strangers(outbox, 1_000, known_from=2.0)
+        put(outbox, started("x"), ended("x"))
+        Brittle(outbox, ["x"]).feed(60)
+
+        assert outbox.ledger.pending == 0
+        assert not outbox._strikes
+        assert not outbox._held
+
+
 class Lifetimes(RuleBasedStateMachine):
     """Random lives of runs and spans against a platform of random temper."""
 
@@ -470,6 +1031,9 @@ class Lifetimes(RuleBasedStateMachine):
         self.born = set()
         self.spans_known = {}  # what the platform has stored: span → "active" or "final"
         self.registered, self.started, self.finished = set(), set(), set()
+        self.strangers = {}  # run of another process → its spans that are open here, outermost first
+        self.poison = set()  # spans over which the platform fails
+        self.brought_back = []
         self.batch = ()
 
     # -- the program
@@ -497,6 +1061,55 @@ class Lifetimes(RuleBasedStateMachine):
         span = data.draw(st.sampled_from(self.runs[run]))
         self.runs[run].remove(span)
         put(self.outbox, ended(span, result=b"y" * size), now=self.now)
+
+    @precondition(lambda self: any(self.runs.values()))
+    @rule(data=st.data())
+    def poison_span(self, data):
+        self.poison.add(
+            data.draw(st.sampled_from([span for _, spans in sorted(self.runs.items()) for span in spans]))
+        )
+
+    @precondition(lambda self: not self.closed)
+    @rule()
+    def meet_a_stranger(self):
+        self.strangers[f"far{next(self.numbers):05}"] = []
+
+    @precondition(lambda self: self.strangers and not self.closed)
+    @rule(data=st.data())
+    def begin_span_of_a_stranger(self, data):
+        run = data.draw(st.sampled_from(sorted(self.strangers)))
+        parent = data.draw(st.sampled_from([None, *self.strangers[run]]))
+        span = f"span{next(self.numbers):05}"
+        self.strangers[run].append(span)
+        put(self.outbox, started(span, parent, run), now=self.now)
+
+    @precondition(lambda self: any(self.strangers.values()))
+    @rule(data=st.data())
+    def end_span_of_a_stranger(self, data):
+        run = data.draw(st.sampled_from([run for run, spans in sorted(self.strangers.items()) if spans]))
+        put(self.outbox, ended(self.strangers[run].pop()), now=self.now)
+
+    @precondition(lambda self: self.strangers)
+    @rule(data=st.data())
+    def a_stranger_is_registered(self, data):
+        self.registered.add(data.draw(st.sampled_from(sorted(self.strangers))))
+
+    @precondition(lambda self: self.closed)
+    @rule(over=st.booleans())
+    def bring_back(self, over):
+        """What was kept elsewhere comes back, also after the end: a run, its span, and perhaps their ends."""
+        run, span = f"run{next(self.numbers):05}", f"span{next(self.numbers):05}"
+        facts = [registered(run), InstanceStarted(run, 1), started(span, None, run), ended(span)]
+        facts.append(InstanceFinished(run, 9, "complete"))
+        dropped = sum(self.outbox.ledger.dropped.values())
+        pending = self.outbox.ledger.pending
+        if self.outbox._bytes > 30_000:
+            return
+        for fact in facts if over else facts[:-1]:
+            self.outbox.put_back(fact, self.now)
+        assert sum(self.outbox.ledger.dropped.values()) == dropped
+        assert self.outbox.ledger.pending == pending + (4 if over else 3)
+        self.brought_back.append(span)
 
     @precondition(lambda self: any(not spans for spans in self.runs.values()))
     @rule(data=st.data())
@@ -537,29 +1150,48 @@ class Lifetimes(RuleBasedStateMachine):
     def answer(self, data, jitter):
         """Take a prefix of the batch, refuse some of it, lose the answer to some, then stop in trouble or not."""
         taken = data.draw(st.integers(0, len(self.batch)))
-        delivered, refused, dead = set(), {}, {}
+        delivered, refused, dead, blames = set(), {}, {}, data.draw(st.booleans())
+        unknown, missing = set(), set()  # keys; ids of spans that the platform did not take from this batch
         for record in self.batch[:taken]:
+            if isinstance(record, SpanRecord) and record.id in self.poison:
+                blames = True
+                break
+            is_early = isinstance(record, SpanRecord) and record.instance_id not in self.registered
+            if is_early and record.instance_id in self.strangers:
+                refused[record.key] = "refused: not found"
+                unknown.add(record.key)
+                missing.add(record.id)
+                continue
             word = data.draw(st.sampled_from(["take", "take", "take", "refuse", "lose"]))
             if word == "refuse":
                 refused[record.key] = "refused"
                 if isinstance(record, InstanceRegistered):
                     dead[record.instance_id] = "dead"
+                elif isinstance(record, SpanRecord):
+                    missing.add(record.id)
             else:
-                lost_parent = isinstance(record, SpanRecord) and record.started.parent_id in refused
+                lost_parent = isinstance(record, SpanRecord) and record.started.parent_id in missing
                 if record.instance_id in dead or lost_parent:
+                    missing.add(record.id if isinstance(record, SpanRecord) else None)
                     continue
                 self.store(record, again=word == "lose")
                 if word == "take":
                     delivered.add(record.key)
                 else:
                     break
-        self.batch = ()
-        trouble = None if len(delivered) + len(refused) > 0 else "trouble"
-        self.outbox.resolve(
-            Outcome(delivered=frozenset(delivered), refused=refused, dead=dead, trouble=trouble),
-            self.now,
-            jitter,
+        self.answered, self.batch = self.batch, ()
+        trouble = None if len(delivered) + len(refused) > 0 and not blames else "trouble"
+        outcome = Outcome(
+            delivered=frozenset(delivered),
+            refused=refused,
+            dead=dead,
+            trouble=trouble,
+            blames_batch=blames,
+            unknown=frozenset(unknown),
         )
+        given_up = self.outbox.resolve(outcome, self.now, jitter)
+        assert set(given_up) <= {record.key for record in self.answered}
+        assert {key for key, reason in given_up.items() if reason != POISON} <= refused.keys()
 
     def store(self, record, again):
         """Be the platform: check the order, and store."""
@@ -607,6 +1239,7 @@ class Lifetimes(RuleBasedStateMachine):
             self.outbox.resolve(Outcome(trouble="the last answer was lost"), self.now, 0.5)
             self.batch = ()
         self.outbox.close(self.now, 10_000)
+        self.registered.update(self.strangers)
         for _ in range(2_000):
             step = self.outbox.next(self.now)
             if isinstance(step, Done):

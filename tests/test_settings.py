@@ -46,6 +46,8 @@ VALUES = {
     "exit_timeout": ("0", 0.0),
     "log_level": ("DEBUG", "debug"),
     "state_dir": ("/tmp/x", None),
+    "spool": ("off", False),
+    "spool_dir": ("/tmp/s", None),
 }
 KNOBS = {knob.name: knob.metadata["env"] for knob in dataclasses.fields(Settings) if "env" in knob.metadata}
 
@@ -179,6 +181,25 @@ def test_loopback(host):
     assert is_loopback(f"http://{host}:80")
     assert not is_loopback("http://127.0.0.1.example.com")
     assert not is_loopback("http://10.0.0.1")
+
+
+def test_spool_dir():
+    """The spool is in the state folder, unless it is said where."""
+    assert str(resolve({}, {"PREFACTOR_STATE_DIR": "/y"}).spool_dir) == "/y/spool"
+    assert str(resolve({"state_dir": "/z"}, {}).spool_dir) == "/z/spool"
+    assert str(resolve({}, {"PREFACTOR_SPOOL_DIR": "/s"}).spool_dir) == "/s"
+
+
+def test_destinations_have_names():
+    """What waits is bound to an address and a token, and the token cannot be read off."""
+    names = {
+        resolve({"api_token": token, "api_url": url}, {}).destination_name
+        for token in ("pf_one", "pf_two")
+        for url in ("https://a.test", "https://b.test")
+    }
+    assert len(names) == 4
+    assert not any("pf_" in name for name in names)
+    assert resolve({}, {}).destination_name == "local"
 
 
 def test_state_dir():

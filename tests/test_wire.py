@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from datetime import datetime, timedelta, timezone
@@ -22,7 +23,7 @@ from prefactor_trace._record import (
     SpanStarted,
 )
 from prefactor_trace._schema import Schema, SpanType
-from prefactor_trace._wire import Learned, Request, Response, Unreachable, deliver, iso
+from prefactor_trace._wire import Learned, Request, Response, Unreachable, deliver, iso, line_of
 
 HERE = "4x99bm"  # the partition of the platform's account
 ELSEWHERE = "3nqk8n"
@@ -102,6 +103,8 @@ class Platform:
         has_bulk: Whether it has the bulk call.
         max_items: Items it takes in one bulk request.
         cancels_active: Whether it lets a running instance or span be finished as cancelled.
+        has_generator: Whether it hands out ids.
+        spoils: Span names that spoil a bulk request as a whole, with status and code.
         refuses: Span names that are wrong in its eyes, with status and code.
         terminated: Instances that are terminated, with the reason.
     """
@@ -115,6 +118,8 @@ class Platform:
         self.has_bulk = True
         self.max_items = 100
         self.cancels_active = True
+        self.has_generator = True
+        self.spoils = {}
         self.refuses = {}
         self.terminated = {}
         self._replies = {}
@@ -133,6 +138,8 @@ class Platform:
     def _answer(self, path, body):
         if path == "bulk":
             return self._bulk(body["items"]) if self.has_bulk else error(404, "not_found")
+        if path == "pfid/generate":
+            return self._generate(body["count"]) if self.has_generator else error(404, "not_found")
         key = body["idempotency_key"]
         assert 8 <= len(key) <= 64
         if key not in self._replies:
@@ -161,6 +168,10 @@ class Platform:
             known["result_payload"] = body.get("result_payload", known.get("result_payload"))
         return success(known, **self._control(known.get("agent_instance_id")))
 
+    def _generate(self, count):
+        pfids = [self._id({}) for _ in range(count)]
+        return Response(200, orjson.dumps({"status": "success", "account_id": pfid(0), "pfids": pfids}))
+
     def _register(self, body):
         if "id" in body and self._is_foreign(body["id"]):
             return error(422, "validation_errors")
@@ -186,6 +197,9 @@ class Platform:
     def _bulk(self, items):
         if len(items) > self.max_items:
             return error(413, "too_large")
+        for item in items:
+            if item["details"]["payload"].get("name") in self.spoils:
+                return error(*self.spoils[item["details"]["payload"]["name"]])
         outputs = {}
         for item in items:
             assert item["_type"] == "agent_spans/create"
@@ -263,6 +277,8 @@ def test_the_platform_of_these_tests():
     def details(number, **more):
         return {"id": pfid(number), "agent_instance_id": pfid(1), "payload": {}, "status": "active", **more}
 
+    (made,) = post("pfid/generate", count=1)[1]["pfids"]
+    assert _ids.partition_of(made) == HERE
     assert post("agent_instance/register", id=pfid(1, ELSEWHERE))[0] == 422
     assert post("agent_instance/register", id=pfid(1))[1]["details"]["status"] == "pending"
     assert _ids.partition_of(post("agent_instance/register")[1]["details"]["id"]) == HERE
@@ -296,8 +312,12 @@ def test_the_platform_of_these_tests():
     assert post(f"agent_spans/{pfid(4)}/finish", status="failed")[0] == 409
     platform.max_items, platform.has_bulk = 1, True
     assert post("bulk", items=items)[0] == 413
-    platform.has_bulk = False
+    platform.max_items, platform.spoils = 9, {"bad": (400, "bad_request")}
+    items[2]["details"]["payload"] = {"name": "bad"}
+    assert post("bulk", items=items)[0] == 400
+    platform.has_bulk = platform.has_generator = False
     assert post("bulk", items=items)[0] == 404
+    assert post("pfid/generate", count=1)[0] == 404
 
 
 # -- order -------------------------------------------------------------------------------------------------
@@ -744,6 +764,112 @@ def test_halves_are_sent_in_bulk():
     converse([span(pfid(number), pfid(1)) for number in range(10, 18)], platform, learned)
     assert [len(body["items"]) for _, body in platform.requests] == [8, 4, 4]
     assert learned.bulk
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 64), st.data(), st.sampled_from([(400, "bad_request"), (413, "too_large")]))
+def test_a_spoiled_bulk_is_halved(count, data, answer):
+    """With k bad among n, all others arrive, in at most 1 + 2k * ceil(log2 n) requests, whatever the platform says."""
+    bad = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=5))
+    platform = running(pfid(1), spoils={"bad": answer}, refuses={"bad": answer})
+    records = [
+        span(pfid(100 + number), pfid(1), name="bad" if number in bad else "good") for number in range(count)
+    ]
+    learned = settled()
+    outcome = converse(records, platform, learned)
+    wrong = {pfid(100 + number) for number in bad}
+    assert outcome.refused == dict.fromkeys(wrong, f"refused: {answer[1]}")
+    assert outcome.delivered == {each.key for each in records} - wrong
+    assert list(platform.spans) == [each.id for each in records if each.id not in wrong]
+    assert len(platform.requests) <= 1 + 2 * len(bad) * math.ceil(math.log2(count))
+    assert learned.bulk
+
+
+@pytest.mark.parametrize("answer", [error(422, "x"), error(400, "x")])
+def test_bulk_that_refuses_everything_is_given_up_soon(answer):
+    """If no request of any size is taken, but every span alone, it is bulk that is not to be had."""
+    platform, learned = running(pfid(1)), settled()
+    platform._bulk = lambda items: answer
+    records = [span(pfid(number), pfid(1)) for number in range(100, 150)]
+    assert converse(records, platform, learned).delivered == {each.key for each in records}
+    assert platform.paths.count("bulk") <= math.ceil(math.log2(50)) + 1
+    assert not learned.bulk
+
+
+def test_what_a_refusal_said():
+    """The platform's words are handed on, by key: status and error of a single call, the error of an output."""
+    words = orjson.dumps({"status": "error", "code": "c", "message": "m", "errors": {"a": ["b"]}, "x": 1})
+    outcome = converse([span(pfid(2), pfid(1))], Script(Response(422, words)), settled())
+    assert outcome.said == {pfid(2): '422 {"code":"c","message":"m","errors":{"a":["b"]}}'}
+    outcome = converse([finished(pfid(1))], Script(Response(422, b"<html>")), settled())
+    assert outcome.said == {pfid(1) + "-finish": "422"}
+    outcome = converse([registered(pfid(1))], Script(error(409, "taken", "no")), settled())
+    assert outcome.said == {pfid(1) + "-register": '409 {"code":"taken","message":"no"}'}
+    platform = running(pfid(1), refuses=names("bad"))
+    records = [span(pfid(2), pfid(1), name="bad"), span(pfid(3), pfid(1))]
+    outcome = converse(records, platform, settled())
+    assert outcome.said == {pfid(2): '{"code":"validation_errors","message":"no"}'}
+
+
+def test_what_was_said_is_bounded():
+    """A long lecture is cut."""
+    outcome = converse([finished(pfid(1))], Script(error(422, "c", "\u00e4" * 9_000)), settled())
+    assert len(outcome.said[pfid(1) + "-finish"]) <= 1_005
+
+
+@pytest.mark.parametrize(
+    ("answer", "blames"),
+    [
+        *((Response(status, b""), True) for status in (500, 502, 504, 507, 520)),
+        *((Response(status, b""), False) for status in (401, 404, 408, 425, 429, 503, 302)),
+        (Response(500, b"", "5"), False),
+        (Response(200, b"<html>"), False),
+        (Unreachable("refused"), False),
+        (Unreachable("reset", broke_off=True), True),
+    ],
+)
+def test_who_is_to_blame(answer, blames):
+    """A failure over what was sent may be for one record; being overloaded, away or somebody else is not."""
+    for record in (
+        registered(pfid(1)),
+        started(pfid(1)),
+        span(pfid(2), pfid(1)),
+        closing(span(pfid(2), pfid(1))),
+    ):
+        outcome = converse([record], Script(answer), settled())
+        assert outcome.trouble
+        assert outcome.blames_batch is blames
+    outcome = converse(
+        [span(pfid(2), pfid(1)), span(pfid(3), pfid(1))], Script(answer, answer, answer), settled()
+    )
+    assert outcome.blames_batch is blames
+
+
+def test_lines_for_people():
+    """Each kind of record has a line of JSON that says what it is; what is not JSON has none."""
+    outer = span(pfid(2), pfid(1), parent=pfid(9), result=b'{"a":1}')
+    records = [
+        registered(pfid(1)),
+        started(pfid(1)),
+        outer,
+        announced(outer),
+        closing(outer),
+        finished(pfid(1)),
+    ]
+    lines = [line_of(each) for each in records]
+    assert all(each.endswith(b"\n") and each.count(b"\n") == 1 for each in lines)
+    said = [orjson.loads(each) for each in lines]
+    assert [each["_type"] for each in said] == [
+        "agent_instances/register",
+        "agent_instances/start",
+        "agent_spans/create",
+        "agent_spans/create",
+        "agent_spans/finish",
+        "agent_instances/finish",
+    ]
+    assert [each["idempotency_key"] for each in said] == [each.key for each in records]
+    assert said[2]["details"]["parent_span_id"] == pfid(9)
+    assert line_of(span(pfid(2), pfid(1), name="half \udc80")) is None
 
 
 def test_too_large_alone_is_refused():
@@ -1211,8 +1337,9 @@ def test_the_platform_is_the_judge():
 
 
 def test_the_partition_is_learned_from_the_first_register():
-    """Unknown partition: the first run is registered without id; all later ids are moved to the account's partition."""
+    """Where no ids are handed out, the first run is registered without id; all later ids are moved to the partition."""
     platform = Platform()
+    platform.has_generator = False
     learned = Learned()
     one, two = pfid(1, NOWHERE), pfid(2, NOWHERE)
     batch = [
@@ -1228,6 +1355,7 @@ def test_the_partition_is_learned_from_the_first_register():
     assert outcome.partition == learned.partition == HERE
     (first, second) = [body for path, body in platform.requests if path.endswith("register")]
     assert "id" not in first
+    assert first["idempotency_key"] == one + "-register-unnamed"
     assert second["id"] == pfid(2)
     theirs = pfid(9_000_001)
     assert outcome.renamed == {one: theirs, two: pfid(2)}
@@ -1279,8 +1407,105 @@ def test_a_register_that_is_really_wrong_is_asked_twice_at_most():
     assert converse([registered(pfid(1))], script).dead.keys() == {pfid(1)}
     script = Script(error(422, "validation_errors"))
     assert converse([registered(pfid(1))], script, settled()).dead.keys() == {pfid(1)}
-    script = Script(error(422, "validation_errors"))
+    script = Script(error(404, "not_found"), error(422, "validation_errors"))
     assert converse([registered(pfid(1, NOWHERE))], script).dead.keys() == {pfid(1, NOWHERE)}
+
+
+def test_the_partition_is_asked_for_before_an_id_without_one_is_used():
+    """All ids keep their random parts, so that other processes, which know only those, name the same run."""
+    platform, learned = Platform(), Learned()
+    one = pfid(1, NOWHERE)
+    batch = [registered(one), started(one), span(pfid(11, NOWHERE), one), finished(one)]
+    outcome = converse(batch, platform, learned)
+    assert outcome.delivered == {each.key for each in batch}
+    assert platform.requests[0] == ("pfid/generate", {"count": 1})
+    assert platform.paths == ["generate", "register", "start", "agent_spans", "finish"]
+    assert outcome.partition == HERE
+    assert platform.requests[1][1]["id"] == pfid(1)
+    assert platform.requests[1][1]["idempotency_key"] == one + "-register"
+    converse([registered(pfid(2, NOWHERE))], platform, learned)
+    assert platform.paths.count("generate") == 1
+
+
+@pytest.mark.parametrize(
+    "batch", [[], [registered(pfid(1))], [span(pfid(2), pfid(1))]], ids=["none", "run", "span"]
+)
+def test_the_partition_is_not_asked_for_in_vain(batch):
+    """Ids with a partition need no other."""
+    platform = running(pfid(1))
+    converse(batch, platform)
+    assert "generate" not in platform.paths
+
+
+@pytest.mark.parametrize("record", [span(pfid(2, NOWHERE), pfid(1)), span(pfid(2), pfid(1, NOWHERE))])
+def test_a_span_or_its_run_without_partition_is_reason_enough(record):
+    """A process that sends only spans of somebody else's run needs the partition, too."""
+    platform = running(pfid(1))
+    assert converse([record], platform).delivered == {record.key}
+    assert platform.paths == ["generate", "agent_spans"]
+    assert set(platform.spans) == {pfid(2)}
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_may_not_ask(status):
+    """The partition is not asked for again; whether the token is good for anything, the next request tells."""
+    learned = Learned()
+    record = registered(pfid(1, NOWHERE))
+    theirs = success({"type": "agent_instance", "id": pfid(5), "status": "pending"})
+    script = Script(Response(status, b""), theirs)
+    assert converse([record], script, learned).delivered == {record.key}
+    assert [path for path, _ in script.requests] == ["pfid/generate", "agent_instance/register"]
+    script = Script(Response(401, b""))
+    assert converse([registered(pfid(2, NOWHERE))], script, learned).retry_after == 60
+    assert [path for path, _ in script.requests] == ["agent_instance/register"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Response(500, b""), Response(404, b"<html>"), Response(200, b""), Response(429, b"", "3")],
+    ids=["500", "404 of somebody", "200 of somebody", "429"],
+)
+def test_the_partition_is_asked_for_three_times_at_most(answer):
+    """Trouble ends the conversation twice; then runs are registered without ids of ours, rather than never."""
+    learned = Learned()
+    record = registered(pfid(1, NOWHERE))
+    for _ in range(2):
+        script = Script(answer)
+        outcome = converse([record], script, learned)
+        assert outcome.trouble
+        assert outcome.delivered == outcome.refused.keys() == set()
+    script = Script(answer, success({"type": "agent_instance", "id": pfid(5), "status": "pending"}))
+    outcome = converse([record], script, learned)
+    assert outcome.delivered == {record.key}
+    assert "id" not in script.requests[1][1]
+    assert outcome.partition == HERE
+
+
+def test_nobody_was_asked_while_nobody_was_there():
+    """An outage at the start does not use up the tries: as soon as the platform is there, it is asked."""
+    platform, learned = Platform(), Learned()
+    record = registered(pfid(1, NOWHERE))
+    for _ in range(10):
+        script = Script(*[Unreachable("refused")] * 2)
+        assert not converse([record], script, learned).reachable
+    assert converse([record], platform, learned).delivered == {record.key}
+    assert platform.paths == ["generate", "register"]
+
+
+def test_asking_for_the_partition_blames_nobody():
+    """If the platform fails over this question, it is not for the records of the batch."""
+    assert not converse([registered(pfid(1, NOWHERE))], Script(Response(500, b""))).blames_batch
+
+
+@pytest.mark.parametrize("pfids", [[], None, "x", [None], ["not an id"], {}])
+def test_an_answer_without_an_id_teaches_nothing(pfids):
+    """Then the run is registered without an id of ours, in the same conversation."""
+    learned = Learned()
+    reply = Response(200, orjson.dumps({"status": "success", "pfids": pfids}))
+    script = Script(reply, success({"type": "agent_instance", "id": pfid(5)}))
+    outcome = converse([registered(pfid(1, NOWHERE))], script, learned)
+    assert outcome.renamed == {pfid(1, NOWHERE): pfid(5)}
+    assert script.requests[1][1]["idempotency_key"].endswith("-register-unnamed")
 
 
 def test_a_platform_that_makes_its_own_ids():
@@ -1423,6 +1648,7 @@ ANSWERS = st.one_of(
     st.sampled_from(["honest", "honest", "nameless", "partly"]),
     st.builds(Response, STATUSES, BODIES, st.none() | st.text(max_size=5)),
     st.just(Unreachable("gone")),
+    st.just(Unreachable("reset", broke_off=True)),
 )
 
 
@@ -1458,6 +1684,7 @@ def is_acknowledged(record, exchanges):
         sent["idempotency_key"].startswith(record.key) and says_so(path, sent, status, reply)
         for path, body, answer in exchanges
         if isinstance(answer, Response)
+        if path != "pfid/generate"
         for sent, status, reply in parts(path, body, answer)
     )
 
@@ -1505,6 +1732,8 @@ def says_so(path, sent, status, reply):
             "max_items": st.integers(1, 4),
             "cancels_active": st.just(False),
             "refuses": st.just(names("good")),
+            "spoils": st.just(names("good")),
+            "has_generator": st.just(False),
         },
     ),
 )
@@ -1517,10 +1746,12 @@ def test_any_conversation_ends_and_tells_the_truth(data, answers, traits):
         far_side.exchanges.clear()
         outcome = converse(batch, far_side, learned)
         keys = {each.key for each in batch}
-        assert len(far_side.exchanges) <= 3 * len(batch)
+        assert len(far_side.exchanges) <= 3 * len(batch) + 1
         assert outcome.delivered <= keys
         assert outcome.refused.keys() <= keys
         assert not outcome.delivered & outcome.refused.keys()
+        assert outcome.said.keys() <= outcome.refused.keys()
+        assert not (outcome.blames_batch and outcome.trouble is None)
         assert outcome.dead.keys() | outcome.terminated.keys() <= {each.instance_id for each in batch}
         left = [each for each in batch if each.key not in {*outcome.delivered, *outcome.refused}]
         if outcome.trouble is None:

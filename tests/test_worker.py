@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import shutil
+import tempfile
 import threading
 import time
+from pathlib import Path
 
+import orjson
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prefactor_trace import _guard
-from prefactor_trace._outbox import Limits
-from prefactor_trace._record import Outcome, SpanEnded, SpanRecord, SpanStarted
+from prefactor_trace import _guard, _spool
+from prefactor_trace._outbox import POISON, Limits
+from prefactor_trace._record import (
+    InstanceFinished,
+    InstanceRegistered,
+    InstanceStarted,
+    Ledger,
+    Outcome,
+    SpanEnded,
+    SpanRecord,
+    SpanStarted,
+)
+from prefactor_trace._schema import Schema
+from prefactor_trace._spool import Spool
 from prefactor_trace._worker import Worker
 from prefactor_trace.exporters import MemoryExporter
 
@@ -237,12 +257,17 @@ def test_loss_is_said_once_a_minute(make, caplog):
 
     class Refusing(MemoryExporter):
         def export(self, batch):
-            return Outcome(refused={record.key: "refused: 422" for record in batch})
+            refused = {record.key: "refused: 422" for record in batch if isinstance(record, SpanRecord)}
+            return Outcome(
+                delivered=frozenset(record.key for record in batch) - refused.keys(), refused=refused
+            )
 
     worker = make(Refusing(), Limits(batch_size=5))
+    worker.put(InstanceRegistered("run", b"{}", Schema()))
+    assert worker.flush(5).delivered == 1
     put(worker, *(f"s{number}" for number in range(100)))
-    assert worker.flush(5)[:4] == (100, 0, {"refused: 422": 100}, 0)
-    assert [record.message for record in caplog.records] == ["records dropped, refused: 422"]
+    assert worker.flush(5)[:4] == (101, 1, {"refused: 422": 100}, 0)
+    assert [record.message for record in caplog.records] == ["records dropped: 5 refused: 422"]
 
 
 def test_a_lock_that_a_signal_left_held(make):
@@ -369,9 +394,6 @@ def test_a_long_open_span_is_shown(make):
             return super().export(batch)
 
     worker = make(Watching(), Limits(batch_delay=0.01, live_after=0.2))
-    from prefactor_trace._record import InstanceRegistered
-    from prefactor_trace._schema import Schema
-
     worker.put(InstanceRegistered("run", b"{}", Schema()))
     assert worker.flush(5).delivered == 1
     started, ended = step("a")
@@ -411,3 +433,707 @@ def test_a_forked_child_has_its_own(make):
     assert said == "(1, 1) ['child']"
     assert worker.shutdown(5)[:2] == (1, 1)
     assert [record.id for batch in gate.batches for record in batch] == ["parent"]
+
+
+# -- with a spool ------------------------------------------------------------------------------------------
+
+
+def registered(run="run"):
+    return InstanceRegistered(run, b"{}", Schema())
+
+
+def run_of(name, *, spans=1, size=2):
+    """The facts of a whole run, in order."""
+    facts = [registered(name), InstanceStarted(name, 1)]
+    for number in range(spans):
+        span = f"{name}-{number:03}"
+        payload = b'"' + b"x" * (size - 2) + b'"'
+        facts.append(SpanStarted(span, name, None, "t", span, 1, payload, True))
+        facts.append(SpanEnded(span, "complete", 2))
+    return [*facts, InstanceFinished(name, 3, "complete")]
+
+
+def keys_of(*facts):
+    """The records that the facts make."""
+    return [each.id if isinstance(each, SpanStarted) else each.key for each in facts if is_record(each)]
+
+
+def is_record(fact):
+    return not isinstance(fact, SpanEnded)
+
+
+def on_disk(folder):
+    """What the segments in *folder* hold that is not settled, as facts."""
+    facts = []
+    for each in sorted(folder.glob("*.seg")):
+        contents = _spool.Contents(each.read_bytes())
+        facts += [
+            fact
+            for fact in contents.facts()
+            if (fact.id if isinstance(fact, (SpanStarted, SpanEnded)) else fact.key) not in contents.settled
+        ]
+    return facts
+
+
+class Site:
+    """An exporter whose answers a test decides; it is what a platform is to the worker.
+
+    Attributes:
+        is_down: Whether it is in trouble.
+        refuses: Keys that it refuses.
+        poison: Keys over which it fails.
+        nowhere: Whether there is no destination at all.
+        stored: The keys of what it has taken, in order.
+    """
+
+    def __init__(self):
+        self.is_down = False
+        self.refuses = {}
+        self.poison = set()
+        self.nowhere = False
+        self.stored = []
+        self.closed = 0
+
+    def export(self, batch):
+        if self.nowhere:
+            return Outcome(trouble="no destination", reachable=False, nowhere=True)
+        if self.is_down:
+            return Outcome(trouble="it is down", retry_after=0.01)
+        delivered, refused = [], {}
+        for each in batch:
+            if each.key in self.poison:
+                self.stored += delivered
+                return Outcome(
+                    delivered=frozenset(delivered),
+                    trouble="the platform answered 500",
+                    blames_batch=True,
+                )
+            if each.key in self.refuses:
+                refused[each.key] = "refused: invalid"
+            else:
+                delivered.append(each.key)
+        self.stored += delivered
+        said = {key: self.refuses[key] for key in refused}
+        unknown = frozenset(key for key in refused if self.refuses[key] == "404")
+        return Outcome(delivered=frozenset(delivered), refused=refused, said=said, unknown=unknown)
+
+    def close(self):
+        self.closed += 1
+
+
+def adds_up(ledger):
+    return ledger.created == ledger.delivered + sum(ledger.dropped.values()) + ledger.pending
+
+
+ROOM = 20_000
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def site():
+    return Site()
+
+
+@pytest.fixture
+def keep(make, folder, site, monkeypatch):
+    """Make workers that keep facts on disk, with little room in memory."""
+    monkeypatch.setattr("prefactor_trace._worker._ROOM_BYTES", ROOM)
+    monkeypatch.setattr("prefactor_trace._worker._ROOM_IN_TROUBLE_BYTES", ROOM // 2)
+    monkeypatch.setattr("prefactor_trace._worker._ADOPT_SECONDS", 0.05)
+    monkeypatch.setattr("prefactor_trace._worker._QUOTA_SECONDS", 0.0)
+
+    def keep(exporter=site, limits=QUICK, *, threaded=False, destination="http://x a", **options):
+        return make(
+            exporter,
+            limits,
+            make_spool=lambda: Spool(folder, destination, **options),
+            threaded=threaded,
+        )
+
+    return keep
+
+
+def put_all(worker, facts):
+    for fact in facts:
+        worker.put(fact)
+        assert adds_up(worker.ledger)
+
+
+class TestSpool:
+    def test_facts_are_on_disk_before_put_returns(self, keep, folder):
+        """Whatever happens to the process after `put`, the fact is in a file."""
+        worker = keep(limits=Limits(batch_delay=60))
+        for number, fact in enumerate(run_of("run", spans=3), 1):
+            worker.put(fact)
+            facts = on_disk(folder)
+            assert len(facts) == number
+            assert facts[-1] == fact or isinstance(fact, InstanceRegistered)
+
+    @pytest.mark.parametrize("threaded", [False, True])
+    def test_what_is_delivered_is_removed(self, keep, folder, site, threaded):
+        """Delivered facts are settled on disk, and at the end their files are gone; nothing is sent twice."""
+        worker = keep(threaded=threaded)
+        facts = run_of("run", spans=20)
+        put_all(worker, facts)
+        assert worker.flush(5)[:4] == (23, 23, {}, 0)
+        assert on_disk(folder) == []
+        assert worker.shutdown(5)[:4] == (23, 23, {}, 0)
+        if threaded:
+            worker._thread.join(5)
+
+        assert site.stored == keys_of(*facts)
+        assert list(folder.iterdir()) == []
+        assert site.closed == 1
+
+    def test_files_that_are_full_go_as_soon_as_they_are_settled(self, keep, folder):
+        """While the worker goes on, what is left on disk is little."""
+        worker = keep(segment_bytes=3_000)
+        most = 0
+        for number in range(20):
+            put_all(worker, run_of(f"run{number:02}", spans=10))
+            worker.flush(5)
+            most = max(most, len(list(folder.glob("*.seg"))))
+
+        assert most <= 3
+        assert worker.ledger[:4] == (260, 260, {}, 0)
+
+    @pytest.mark.parametrize("threaded", [False, True])
+    def test_an_outage(self, keep, site, folder, threaded):
+        """In an outage, memory holds no more than the room; then all arrives once, each run in its order."""
+        worker = keep(threaded=threaded, segment_bytes=10_000)
+        site.is_down = True
+        runs = [run_of(f"run{number:03}", spans=5, size=500) for number in range(60)]
+        for facts in runs:
+            put_all(worker, facts)
+            assert worker._outbox.size <= ROOM + 3_000  # the room, one record, and the ends of what is in it
+        worker.flush(0.05)
+        assert worker.ledger[:4] == (480, 0, {}, 480)
+        assert len(on_disk(folder)) == 60 * 13
+        site.is_down = False
+        ledger = worker.flush(20)
+
+        assert ledger[:4] == (480, 480, {}, 0)
+        assert sorted(site.stored) == sorted(keys_of(*(each for facts in runs for each in facts)))
+        for facts in runs:
+            wanted = keys_of(*facts)
+            mine = set(wanted)
+            assert [each for each in site.stored if each in mine] == wanted
+        worker.shutdown(5)
+        if threaded:
+            worker._thread.join(5)
+        assert list(folder.glob("*.seg")) == []
+
+    def test_one_file(self, keep, site):
+        """What waits in the file that is being written comes back as well, though nothing new is recorded."""
+        worker = keep()
+        site.is_down = True
+        facts = [each for number in range(30) for each in run_of(f"run{number:02}", spans=3)]
+        put_all(worker, facts)
+        worker.flush(0.05)
+        assert worker.ledger.pending == 30 * 6
+        site.is_down = False
+
+        assert worker.flush(5)[:4] == (180, 180, {}, 0)
+
+    def test_what_waits_on_disk_comes_back_by_itself(self, keep, site):
+        """After an outage, nobody has to flush, or to record anything new, for the rest to be delivered."""
+        worker = keep(threaded=True)
+        site.is_down = True
+        put_all(worker, [each for number in range(30) for each in run_of(f"run{number:02}", spans=3)])
+        deadline = time.monotonic() + 5
+        site.is_down = False
+        while worker.ledger.pending and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+
+        assert worker.ledger[:4] == (180, 180, {}, 0)
+
+    def test_fresh_runs_pass_a_backlog(self, keep, site):
+        """What is recorded after the outage does not stand behind all that has piled up on disk."""
+        worker = keep(limits=Limits(batch_delay=0.01, batch_size=5), segment_bytes=10_000)
+        site.is_down = True
+        for number in range(100):
+            put_all(worker, run_of(f"old{number:03}", spans=5, size=500))
+        worker.flush(0.05)
+        site.is_down = False
+        while worker._outbox.is_in_trouble:  # until the next attempt finds that the outage is over
+            pause = worker._step(1.0)
+            worker._bell.wait((pause and pause.seconds) or 0.0)
+        put_all(worker, run_of("fresh"))
+        worker.flush(20)
+
+        assert worker.ledger[:4] == (804, 804, {}, 0)
+        assert site.stored.index("fresh-finish") < 200
+
+    def test_shutdown_leaves_on_disk_what_was_not_delivered(self, keep, site, folder, caplog):
+        """At the end in an outage nothing is dropped: it is pending, and the next worker delivers it once, in order."""
+        caplog.set_level("INFO")
+        worker = keep(segment_bytes=5_000)
+        site.is_down = True
+        runs = [run_of(f"run{number:02}", spans=5, size=500) for number in range(30)]
+        for facts in runs:
+            put_all(worker, facts)
+        ledger = worker.shutdown(0.2)
+        assert ledger[:4] == (240, 0, {}, 240)
+        assert site.stored == []
+        assert "240 records wait in the spool" in caplog.text
+        assert "lost" not in caplog.text
+
+        site.is_down = False
+        second = keep()
+        assert second.take_over(20)[:4] == (240, 240, {}, 0)
+        assert sorted(site.stored) == sorted(keys_of(*(each for facts in runs for each in facts)))
+        for facts in runs:
+            assert [each for each in site.stored if each in keys_of(*facts)] == keys_of(*facts)
+        second.shutdown(5)
+        assert list(folder.iterdir()) == []
+
+    def test_what_comes_back_while_closing_is_delivered(self, keep, site):
+        """If the platform is there again at the end, what waits on disk is delivered then, and not dropped."""
+        worker = keep(segment_bytes=5_000)
+        site.is_down = True
+        for number in range(40):
+            put_all(worker, run_of(f"run{number:02}", spans=5, size=500))
+        worker.flush(0.05)
+        site.is_down = False
+
+        assert worker.shutdown(20)[:4] == (320, 320, {}, 0)
+        assert len(set(site.stored)) == len(site.stored) == 320
+
+    def test_runs_that_go_on_while_closing(self, keep, site):
+        """A run of which a part waits on disk is ended when it has come back, at the latest by the next worker."""
+        worker = keep(segment_bytes=5_000)
+        site.is_down = True
+        for number in range(30):
+            put_all(worker, run_of(f"run{number:02}", spans=5, size=500)[:-1])
+        put_all(worker, [SpanStarted("open", "run29", None, "t", "open", 1, b"{}", True)])
+        worker.flush(0.05)
+        site.is_down = False
+        worker.shutdown(20)
+        assert adds_up(worker.ledger)
+        assert worker.ledger.dropped == {}
+        second = keep()
+        second.take_over(10)
+        second.shutdown(10)
+
+        assert {f"run{number:02}-finish" for number in range(30)} <= set(site.stored)
+        assert len(site.stored) == len(set(site.stored))
+        assert {"open", "open-end"} & set(site.stored)
+
+    def test_a_run_recorded_through_an_outage(self, keep, site):
+        """A run that begins before, and ends after an outage, arrives in its order."""
+        worker = keep(segment_bytes=5_000)
+        first, *facts, last = run_of("run", spans=100, size=500)
+        put_all(worker, [first, *facts[:20]])
+        worker.flush(5)
+        site.is_down = True
+        put_all(worker, facts[20:150])
+        worker.flush(0.05)
+        assert worker.ledger.pending > 50
+        site.is_down = False
+        put_all(worker, facts[150:180])
+        worker.flush(10)
+        put_all(worker, [*facts[180:], last])
+
+        assert worker.flush(10)[:4] == (103, 103, {}, 0)
+        assert site.stored == keys_of(first, *facts, last)
+
+    def test_a_span_that_is_open_through_an_outage(self, keep, site):
+        """It is told of once, and ended once, wherever its two ends are."""
+        worker = keep(segment_bytes=5_000)
+        site.is_down = True
+        put_all(worker, [registered(), InstanceStarted("run", 1)])
+        put_all(worker, [SpanStarted("outer", "run", None, "t", "outer", 1, b"{}", True)])
+        for number in range(60):
+            put_all(
+                worker,
+                [
+                    SpanStarted(f"in{number}", "run", "outer", "t", "x", 1, b"x" * 500, True),
+                    SpanEnded(f"in{number}", "complete", 2),
+                ],
+            )
+        worker.flush(0.05)
+        site.is_down = False
+        worker.flush(5)
+        put_all(worker, [SpanEnded("outer", "complete", 9), InstanceFinished("run", 10, "complete")])
+        worker.flush(5)
+
+        assert worker.ledger[:4] == (64, 64, {}, 0)
+        assert site.stored[-2:] == ["outer-end", "run-finish"]
+        assert site.stored.index("outer-open") < site.stored.index("in0")
+
+    def test_flush_with_nowhere_to_go(self, keep, site):
+        """Without a destination, a flush does not wait for what is on disk: it has nowhere to go either."""
+        worker = keep()
+        site.nowhere = True
+        put_all(worker, [each for number in range(40) for each in run_of(f"run{number}", spans=3)])
+        began = time.monotonic()
+        ledger = worker.flush(3)
+
+        assert time.monotonic() - began < 1
+        assert ledger[:4] == (240, 0, {}, 240)
+
+    def test_a_run_that_is_going_on_at_the_end_of_an_outage(self, keep, site, folder):
+        """Its finish is made at the end, and not lost: the next worker tells the platform that it has failed."""
+        worker = keep()
+        put_all(worker, run_of("run")[:-1])
+        worker.flush(5)
+        site.is_down = True
+        ledger = worker.shutdown(0.1)
+        assert ledger.dropped == {}
+        site.is_down = False
+        keep().take_over(5)
+
+        assert site.stored == ["run-register", "run-start", "run-000", "run-finish"]
+
+
+class TestLetters:
+    def test_refused_records_are_kept_for_people(self, keep, site, folder):
+        """What the platform refuses is in a file, with the reason and the platform's words; nothing else is."""
+        worker = keep()
+        site.refuses = {"run-001": '422 {"message":"no such type"}'}
+        put_all(worker, run_of("run", spans=3))
+
+        assert worker.flush(5)[:4] == (6, 5, {"refused: invalid": 1}, 0)
+        (line,) = (folder / "rejected.jsonl").read_bytes().splitlines()
+        letter = orjson.loads(line)
+        assert letter["reason"] == "refused: invalid"
+        assert letter["said"] == '422 {"message":"no such type"}'
+        assert letter["at"].startswith("20")
+        assert letter["record"]["idempotency_key"] == "run-001"
+        assert letter["record"]["_type"] == "agent_spans/create"
+        assert (folder / "rejected.jsonl").stat().st_mode & 0o777 == 0o600
+
+    def test_what_is_held_is_not_refused(self, keep, site, folder):
+        """Spans of a run that is not known yet are neither dropped nor written off."""
+        worker = keep()
+        site.refuses = {"a": "404"}
+        put(worker, "a")
+        assert worker.flush(0.1)[:4] == (1, 0, {}, 1)
+        assert not (folder / "rejected.jsonl").exists()
+        site.refuses = {}
+        assert worker.flush(5)[:4] == (1, 1, {}, 0)
+
+    def test_what_is_held_at_the_end_stays_on_disk(self, keep, site, folder):
+        """A held span is not lost with the process: the next one tries again."""
+        worker = keep()
+        site.refuses = {"a": "404"}
+        put(worker, "a")
+        worker.flush(0.05)
+        assert worker.shutdown(0.1)[:4] == (1, 0, {}, 1)
+        site.refuses = {}
+
+        assert keep().take_over(5)[:4] == (1, 1, {}, 0)
+
+    def test_poison_is_kept_for_people(self, keep, site, folder, monkeypatch):
+        """A record over which the platform fails is written off with what the platform said."""
+        monkeypatch.setattr("prefactor_trace._outbox._STRIKE_SECONDS", (0.01, 0.01, 0.01))
+        monkeypatch.setattr("prefactor_trace._outbox._SEARCH_PAUSE_SECONDS", 0.001)
+        worker = keep()
+        site.poison = {"run-001"}
+        put_all(worker, run_of("run", spans=3)[:-1])
+        for number in range(6):
+            put_all(worker, run_of(f"other{number}"))
+            worker.flush(0.1)
+
+        assert worker.ledger.dropped == {POISON: 1}
+        lines = (folder / "rejected.jsonl").read_bytes().splitlines()
+        assert [
+            (letter["record"]["idempotency_key"], letter["reason"], letter["said"])
+            for letter in map(orjson.loads, lines)
+        ] == [("run-001", POISON, "the platform answered 500")]
+
+    def test_nothing_refused_comes_back(self, keep, site):
+        """A refusal is written down: the next worker does not ask again."""
+        worker = keep()
+        site.refuses = {"run-000": "422"}
+        put_all(worker, run_of("run", spans=2)[:-1])
+        worker.flush(5)
+        worker.shutdown(5)
+        site.refuses = {}
+        second = keep()
+        second.take_over(1)
+
+        assert site.stored == ["run-register", "run-start", "run-001", "run-finish"]
+
+
+class TestDisk:
+    def test_without_a_disk_memory_is_as_before(self, keep, site, folder, caplog):
+        """If the folder cannot be had, facts wait in memory, are delivered, and lost at the end as without a spool."""
+        folder.write_text("not a folder")
+        worker = keep(limits=Limits(batch_delay=0.01, buffer_bytes=200_000))
+        put_all(worker, run_of("run", spans=20))
+        assert worker.flush(5)[:4] == (23, 23, {}, 0)
+        site.is_down = True
+        put_all(worker, run_of("next", spans=20, size=500))
+        assert worker._outbox.size > ROOM
+        worker.flush(0.05)
+        assert "records wait in memory" in caplog.text
+        assert worker.shutdown(0.1)[:4] == (46, 23, {"exit": 23}, 0)
+        assert folder.read_text() == "not a folder"
+
+    def test_a_disk_that_fails_in_the_middle(self, keep, site, monkeypatch):
+        """If the disk fills up in an outage, what is recorded then is in memory, and all arrives as it was recorded."""
+        worker = keep()
+        site.is_down = True
+        begun = SpanStarted("last", "run", None, "t", "last", 1, b"{}", True)
+        facts = run_of("run", spans=40, size=500)
+        put_all(worker, facts[:-1])
+        worker.flush(0.05)
+        put_all(worker, [begun])
+        monkeypatch.setattr("prefactor_trace._spool._write_all", full)
+        put_all(worker, [SpanEnded("last", "complete", 9), facts[-1]])
+        monkeypatch.undo()
+        sent = []
+        export = site.export
+        site.export = lambda batch: sent.extend(batch) or export(batch)
+        site.is_down = False
+        worker.flush(10)
+        worker.shutdown(5)
+
+        ends = [
+            each.ended.status
+            for each in sent
+            if isinstance(each, SpanRecord) and each.id == "last" and each.ended
+        ]
+        assert ends[-1:] == ["complete"]
+        assert set(keys_of(*facts)) <= set(site.stored)
+
+    def test_a_file_that_cannot_be_read_just_now(self, keep, site, monkeypatch):
+        """If a file cannot be opened for a moment, what is in it is not given up."""
+        worker = keep(segment_bytes=5_000)
+        site.is_down = True
+        facts = [each for number in range(30) for each in run_of(f"run{number}", spans=5, size=500)]
+        put_all(worker, facts)
+        worker.flush(0.05)
+        site.is_down = False
+        read, fails = _spool.Folder.read, iter([True])
+        monkeypatch.setattr(
+            _spool.Folder, "read", lambda self, segment: None if next(fails, False) else read(self, segment)
+        )
+        worker.flush(10)
+
+        assert worker.ledger[:4] == (240, 240, {}, 0)
+
+    def test_a_quota(self, keep, site, folder, caplog):
+        """Beyond the quota the oldest runs go, whole, and are counted; what is left arrives whole, and in order."""
+        worker = keep(segment_bytes=4_000, quota_bytes=30_000)
+        site.is_down = True
+        runs = [run_of(f"run{number:03}", spans=3, size=500) for number in range(60)]
+        for facts in runs:
+            put_all(worker, facts)
+            worker.flush(0.011)
+        assert sum(each.stat().st_size for each in folder.glob("*.seg")) <= 30_000 + 8_000
+        lost = worker.ledger.dropped
+        assert set(lost) == {"quota"}
+        assert "quota" in caplog.text
+        site.is_down = False
+        ledger = worker.flush(10)
+
+        assert ledger.created == 360
+        assert ledger.pending == 0
+        assert ledger.delivered == len(site.stored) == len(set(site.stored)) == 360 - ledger.dropped["quota"]
+        arrived = {each.split("-")[0] for each in site.stored}
+        for facts in runs:
+            if keys_of(*facts)[0].split("-")[0] in arrived:
+                assert [each for each in site.stored if each in keys_of(*facts)] == keys_of(*facts)
+
+    def test_a_quota_at_the_end(self, keep, site):
+        """What is pending at the end is what the next worker finds: nothing is pending that no file holds."""
+        worker = keep(segment_bytes=4_000, quota_bytes=30_000)
+        site.is_down = True
+        for number in range(40):
+            put_all(worker, run_of(f"run{number:03}", spans=3, size=500))
+            worker.flush(0.011)
+        ledger = worker.shutdown(0.1)
+        assert adds_up(ledger)
+        site.is_down = False
+        second = keep()
+        second.take_over(10)
+
+        assert len(site.stored) == ledger.pending
+
+    def test_another_destination_is_left_alone(self, keep, site):
+        """What waits for somebody else is not sent."""
+        site.is_down = True
+        worker = keep(destination="http://y b")
+        put_all(worker, run_of("run"))
+        worker.shutdown(0.05)
+        site.is_down = False
+        second = keep()
+        second.take_over(1)
+
+        assert site.stored == []
+        assert second.ledger.created == 0
+
+
+def full(fd, data):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class TestOtherProcesses:
+    def test_what_a_dead_process_was_at(self, keep, site, folder):
+        """Its open spans and its run are ended as failed; what it has delivered is not sent again."""
+        spool = Spool(folder, "http://x a")
+        worker = keep(limits=Limits(batch_delay=60))
+        worker._spool.forget()
+        worker._spool = spool
+        worker._write = spool.write
+        put_all(worker, run_of("run", spans=2)[:-1])
+        worker.flush(5)
+        put_all(worker, [SpanStarted("open", "run", None, "t", "open", 1, b"{}", True)])
+        spool.forget()  # it dies: the kernel lets go of its lock, and nothing is said
+        worker._spool = None
+        worker._write = None
+        sent = []
+        export = site.export
+        site.export = lambda batch: sent.extend(batch) or export(batch)
+        second = keep()
+
+        assert second.take_over(5)[:4] == (2, 2, {}, 0)
+        span, finish = sent
+        assert (span.id, span.ended.status, b"Interrupted" in span.ended.error) == ("open", "failed", True)
+        assert (finish.key, finish.status) == ("run-finish", "failed")
+
+    def test_a_child_begins_anew(self, keep, site, folder):
+        """After a fork, the child has a spool of its own, and nothing of its parent's; the parent goes on."""
+        worker = keep(limits=Limits(batch_delay=60))
+        put_all(worker, run_of("run", spans=3)[:-1])
+        mine = worker._spool
+        parent = {name: getattr(worker, name) for name in vars(worker)}
+        parent_spool = dict(vars(mine))
+        vars(mine)["_pen"] = None  # what `forget` lets go of is a copy in a child, but not here
+        vars(mine)["_owner"] = None
+        worker.begin_in_child()
+        assert worker.ledger == Ledger()
+        assert worker._spool is not mine
+        put_all(worker, step("child"))
+        assert worker.flush(5)[:4] == (1, 1, {}, 0)
+        assert worker.shutdown(1)[:4] == (1, 1, {}, 0)
+        assert site.stored == ["child"]
+        vars(worker).update(parent)
+        vars(mine).update(parent_spool)
+
+        assert worker.flush(5)[:4] == (5, 5, {}, 0)
+        assert site.stored[1:] == ["run-register", "run-start", "run-000", "run-001", "run-002"]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_a_child_that_ends_without_a_word(self, keep, site):
+        """What a forked child recorded before `os._exit` is delivered by its parent at the end, once."""
+        worker = keep(limits=Limits(batch_delay=60))
+        put_all(worker, run_of("run", spans=2)[:-1])
+        worker.flush(5)
+        child = os.fork()
+        if child == 0:
+            put(worker, "child")
+            os._exit(0)
+        os.waitpid(child, 0)
+        ledger = worker.shutdown(5)
+
+        assert site.stored.count("child") == 1
+        assert adds_up(ledger)
+        assert ledger.pending == 0
+
+
+class Spooled(RuleBasedStateMachine):
+    """Any runs and spans, a platform that comes and goes, workers that end and are followed by others."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("prefactor_trace._worker._ROOM_BYTES", 8_000)
+        self.patch.setattr("prefactor_trace._worker._ROOM_IN_TROUBLE_BYTES", 4_000)
+        self.patch.setattr("prefactor_trace._worker._ADOPT_SECONDS", 0.0)
+        self.folder = Path(tempfile.mkdtemp()) / "spool"
+        self.site = Site()
+        self.numbers = itertools.count(1)
+        self.runs = {}
+        self.told = []  # keys of all records that were recorded
+        self.begin()
+
+    def begin(self):
+        self.worker = Worker(
+            Limits(batch_delay=0.0, batch_size=7),
+            lambda: self.site,
+            lambda outcome: None,
+            make_spool=lambda: Spool(self.folder, "http://x a", segment_bytes=2_000),
+            threaded=False,
+        )
+
+    def put(self, fact):
+        self.worker.put(fact)
+        if is_record(fact):
+            self.told.append(fact.id if isinstance(fact, SpanStarted) else fact.key)
+
+    @rule()
+    def begin_run(self):
+        run = f"run{next(self.numbers):05}"
+        self.runs[run] = []
+        self.put(registered(run))
+        self.put(InstanceStarted(run, 1))
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data(), size=st.sampled_from([10, 1_000, 3_000]))
+    def begin_span(self, data, size):
+        run = data.draw(st.sampled_from(sorted(self.runs)))
+        span = f"span{next(self.numbers):05}"
+        parent = data.draw(st.sampled_from([None, *self.runs[run]]))
+        self.runs[run].append(span)
+        self.put(SpanStarted(span, run, parent, "t", span, 1, b"x" * size, True))
+
+    @precondition(lambda self: any(self.runs.values()))
+    @rule(data=st.data())
+    def end_span(self, data):
+        run = data.draw(st.sampled_from([run for run, spans in sorted(self.runs.items()) if spans]))
+        self.put(SpanEnded(self.runs[run].pop(), "complete", 2))
+
+    @precondition(lambda self: any(not spans for spans in self.runs.values()))
+    @rule(data=st.data())
+    def end_run(self, data):
+        run = data.draw(st.sampled_from([run for run, spans in sorted(self.runs.items()) if not spans]))
+        del self.runs[run]
+        self.put(InstanceFinished(run, 9, "complete"))
+
+    @rule()
+    def come_and_go(self):
+        self.site.is_down = not self.site.is_down
+
+    @rule()
+    def flush(self):
+        ledger = self.worker.flush(0.02 if self.site.is_down else 5.0)
+        if not self.site.is_down:
+            assert ledger.pending == sum(map(len, self.runs.values()))
+
+    @rule()
+    def follow(self):
+        self.runs.clear()
+        self.worker.shutdown(0.02 if self.site.is_down else 5.0)
+        self.begin()
+
+    @invariant()
+    def it_adds_up(self):
+        ledger = self.worker.ledger
+        assert adds_up(ledger)
+        assert ledger.dropped == {}
+        assert len(self.site.stored) == len(set(self.site.stored))
+
+    def teardown(self):
+        self.site.is_down = False
+        self.worker.shutdown(5.0)
+        self.begin()
+        self.worker.take_over(5.0)
+        self.worker.shutdown(5.0)
+        self.patch.undo()
+        stored = {each.removesuffix("-end") for each in self.site.stored}
+        assert set(self.told) <= stored
+        for run in {each.removesuffix("-register") for each in self.told if each.endswith("-register")}:
+            assert f"{run}-finish" in stored
+        assert list(self.folder.glob("*.seg")) == []
+        shutil.rmtree(self.folder.parent)
+
+
+TestSpooled = Spooled.TestCase
+TestSpooled.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -23,6 +24,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from prefactor_trace import _local
+from prefactor_trace._tracer import TracerCore
 from prefactor_trace.server import _api
 from prefactor_trace.server._guard import Guard
 from prefactor_trace.server._store import Store
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
     from typing_extensions import Self
 
+    from prefactor_trace._settings import Settings
+
 _ADDRESS = "127.0.0.1"
 _WINDOWS_LOOKS_FOR_SIGNALS_EVERY = 0.5  # seconds; elsewhere a signal ends the wait at once
+_INTAKE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 1  # for answers under way; idle connections are closed at once
 
 
@@ -84,17 +89,44 @@ class LocalPlatform:
         self._opened.close()
 
 
-def serve(port: int, db: Path, state_dir: Path) -> None:
+def serve(port: int, db: Path, settings: Settings) -> None:
     """Run the local platform until SIGINT or SIGTERM, and say on the terminal where it is.
+
+    What waits in the spool for a local platform is taken in.
 
     Raises what `LocalPlatform.__enter__` raises.
     """
-    with _stop_signal() as wait_for_stop, LocalPlatform(db, port=port, state_dir=state_dir) as platform:
+    with (
+        _stop_signal() as wait_for_stop,
+        LocalPlatform(db, port=port, state_dir=settings.state_dir) as platform,
+        _taking_in(settings),
+    ):
         say = Console(highlight=False, soft_wrap=True).print
         say(f"\n  [bold]Prefactor, on this machine[/]   [link]{platform.viewer_url}[/]")
         say(f"  [dim]database[/]   {escape(str(db))}")
         say("  [dim]stop[/]       Ctrl+C\n")
         wait_for_stop()
+
+
+@contextlib.contextmanager
+def _taking_in(settings: Settings) -> Iterator[None]:
+    """Take in what ended programs have left in the spool: at once, and now and then."""
+    tracer = TracerCore(dataclasses.replace(settings, api_token=None, proxy=None, spool=True))
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            tracer.take_over(_INTAKE_SECONDS)
+            stop.wait(_INTAKE_SECONDS)
+
+    thread = threading.Thread(target=run, name="prefactor-intake", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        tracer.shutdown(0.0)
+        thread.join(_SHUTDOWN_SECONDS)
 
 
 def _application(store: Store) -> ASGIApp:

@@ -230,3 +230,132 @@ class TestCommand:
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
         )
         assert result.stdout == "set()\n"
+
+
+AGENT = """
+import sys, time
+import prefactor_trace as pt
+
+with pt.instance(external_identifier=sys.argv[1], agent_name="agent"):
+    for number in range(int(sys.argv[2])):
+        with pt.span("step", payload={"number": number}):
+            pass
+    print("ready", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def record(state_dir, name, *, spans=2, kill=False, **variables):
+    """Let a program record a run with no token, and end, or be killed while the run goes on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGENT, name, str(spans), "60" if kill else "0"],
+        env=os.environ | {"PREFACTOR_STATE_DIR": str(state_dir), "PREFACTOR_EXIT_TIMEOUT": "0", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with process:
+        assert process.stdout.readline() == b"ready\n"
+        if kill:
+            process.kill()
+    assert process.returncode == (-signal.SIGKILL if kill else 0)
+
+
+def runs(api):
+    """Return all runs that the platform knows."""
+    agents = api.get("agent")["summaries"]
+    return [run for agent in agents for run in api.get("agent_instance", agent_id=agent["id"])["summaries"]]
+
+
+def wait_for_run(api, name, status, seconds):
+    """Wait until the run called *name* has *status*, and return its spans."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = [each for each in runs(api) if each["external_identifier"] == name]
+        if [each["status"] for each in found] == [status]:
+            return api.spans(found[0]["id"])
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="without advisory locks there is no spool")
+class TestIntake:
+    def test_what_waited(self, serve, tmp_path, speak):
+        """Runs that were recorded with no platform anywhere are there soon after it has started."""
+        state_dir = tmp_path / "state-0"
+        for number in range(3):
+            record(state_dir, f"run {number}")
+        server = serve(tmp_path / "db")
+        assert server.state_dir == state_dir
+        with speak(server.destination) as api:
+            for number in range(3):
+                spans = wait_for_run(api, f"run {number}", "complete", 5)
+                assert [each["status"] for each in spans] == ["complete"] * 2
+        assert list((state_dir / "spool").glob("*.seg")) == []
+
+    def test_what_a_killed_program_left(self, serve, tmp_path, speak):
+        """A program that is killed while the platform runs is taken in within about ten seconds, its run as failed."""
+        server = serve(tmp_path / "db")
+        record(server.state_dir, "killed", kill=True, PREFACTOR_BATCH_DELAY="60")
+        with speak(server.destination) as api:
+            assert len(wait_for_run(api, "killed", "failed", 12)) == 2
+
+    def test_not_what_waits_for_others(self, serve, tmp_path, speak):
+        """What was recorded for a platform somewhere else does not go here."""
+        state_dir = tmp_path / "state-0"
+        elsewhere = {"PREFACTOR_API_URL": "http://127.0.0.1:9", "PREFACTOR_API_TOKEN": "t"}
+        record(state_dir, "elsewhere", **elsewhere)
+        record(state_dir, "here")
+        server = serve(tmp_path / "db")
+        with speak(server.destination) as api:
+            wait_for_run(api, "here", "complete", 5)
+            assert len(runs(api)) == 1
+        assert len(list((state_dir / "spool").glob("*.seg"))) == 1
+
+    def test_stops_while_it_takes_in(self, serve, tmp_path, speak):
+        """Stopped in the middle of it, it ends at once and in silence, and the next one takes in the rest."""
+        state_dir = tmp_path / "state-0"
+        for number in range(3):
+            record(state_dir, f"run {number}", spans=3_000)
+        server = serve(tmp_path / "db")
+        with speak(server.destination) as api:
+            deadline = time.monotonic() + 10
+            while not runs(api):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        _, errors = server.process.communicate(timeout=10)
+        assert time.monotonic() - began < 2
+        assert (server.process.returncode, errors) == (0, "")
+        assert list((state_dir / "spool").glob("*.seg")) != [], "too fast for the test"
+
+        second = subprocess.Popen(
+            [*COMMAND, "serve", "--port", "0", "--db", str(tmp_path / "db")],
+            env=os.environ | {"PREFACTOR_STATE_DIR": str(state_dir)},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while list((state_dir / "spool").glob("*.seg")):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            with speak(_local.find(state_dir)) as api:
+                for number in range(3):
+                    wait_for_run(api, f"run {number}", "complete", 5)
+        finally:
+            second.send_signal(signal.SIGINT)
+            assert second.wait(10) == 0
+
+    def test_nothing_through_a_proxy(self, serve, tmp_path, speak, monkeypatch):
+        """The platform's own token never goes to a proxy that is meant for somewhere else."""
+        state_dir = tmp_path / "state-0"
+        record(state_dir, "run")
+        with socket.create_server(("127.0.0.1", 0)) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+            monkeypatch.setenv("PREFACTOR_API_TOKEN", "a-token-for-the-real-platform")
+            server = serve(tmp_path / "db")
+            with speak(server.destination) as api:
+                wait_for_run(api, "run", "complete", 5)
+            proxy.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                proxy.accept()

@@ -1,0 +1,130 @@
+"""What waits in the spool, for people: who left it, how much it is, what is in it, and how to be rid of it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+from prefactor_trace._record import SpanEnded, SpanRecord, SpanStarted
+from prefactor_trace._spool import Folder, Segment
+from prefactor_trace._wire import line_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from prefactor_trace._record import Fact
+
+
+class Holding(NamedTuple):
+    """What one process has in the spool.
+
+    Attributes:
+        owner: Its name in the folder.
+        destination: Whose records these are: `local`, or an address and a digest of the token. None: it was written
+            by a newer version, or cannot be read.
+        pid: The process.
+        since: When it began.
+        is_alive: Whether it is still running.
+        runs: Runs of which anything waits.
+        records: Records that wait.
+        size: Bytes on disk.
+    """
+
+    owner: str
+    destination: str | None
+    pid: int | None
+    since: datetime | None
+    is_alive: bool
+    runs: int
+    records: int
+    size: int
+
+
+def survey(path: Path) -> list[Holding]:
+    """Return what all processes have in the spool, the oldest first."""
+    folder = Folder(path)
+    sizes = folder.segment_sizes()
+    return [_holding(folder, name, sizes) for name in folder.owners()]
+
+
+def _holding(folder: Folder, name: str, sizes: dict[str, int]) -> Holding:
+    said, is_alive = folder.look_at(name)
+    said = said or {}
+    runs: set[str] = set()
+    records = size = 0
+    settled = _settled(folder, name)
+    for segment in folder.segments_of(name):
+        size += sizes.get(segment, 0)
+        for fact in _facts(folder, segment):
+            if not isinstance(fact, SpanEnded) and _key(fact) not in settled:
+                runs.add(fact.instance_id)
+                records += 1
+    destination, pid, since = said.get("destination"), said.get("pid"), said.get("since")
+    return Holding(
+        name,
+        destination if isinstance(destination, str) else None,
+        pid if isinstance(pid, int) else None,
+        datetime.fromtimestamp(since / 1e9, tz=timezone.utc) if isinstance(since, int) else None,
+        is_alive=is_alive,
+        runs=len(runs),
+        records=records,
+        size=size,
+    )
+
+
+def export(path: Path) -> Iterator[bytes]:
+    """Yield what waits as lines of JSON, the items of the bulk call; a span that has not ended is `active`."""
+    folder = Folder(path)
+    for name in folder.owners():
+        settled = _settled(folder, name)
+        open_: dict[str, SpanStarted] = {}
+        for segment in folder.segments_of(name):
+            for fact in _facts(folder, segment):
+                if _key(fact) in settled:
+                    continue
+                if isinstance(fact, SpanStarted):
+                    open_[fact.id] = fact
+                elif isinstance(fact, SpanEnded):
+                    started = open_.pop(fact.id, None)
+                    if started is not None:
+                        yield line_of(SpanRecord(started, fact)) or b""
+                else:
+                    yield line_of(fact) or b""
+        for started in open_.values():
+            yield line_of(SpanRecord(started, None)) or b""
+
+
+def purge(path: Path) -> int:
+    """Remove what processes that have ended left, for whatever destination. Return how many bytes that were."""
+    folder = Folder(path)
+    sizes = folder.segment_sizes()
+    removed = 0
+    for name in folder.owners():
+        owner = folder.claim(name)
+        if owner is None:
+            continue
+        for segment in owner.segments():
+            folder.remove(segment)
+            removed += sizes.get(segment, 0)
+        owner.leave()
+    return removed
+
+
+def _settled(folder: Folder, name: str) -> set[str]:
+    settled: set[str] = set()
+    for segment in folder.segments_of(name):
+        contents = folder.read(Segment(segment))
+        if contents is not None:
+            settled |= contents.settled
+    return settled
+
+
+def _facts(folder: Folder, segment: str) -> Iterator[Fact]:
+    contents = folder.read(Segment(segment))
+    if contents is not None:
+        yield from contents.facts()
+
+
+def _key(fact: Fact) -> str:
+    return fact.id if isinstance(fact, (SpanStarted, SpanEnded)) else fact.key

@@ -1,0 +1,866 @@
+"""The outbox's files: what is recorded is on disk before the recording call returns.
+
+Every process is an **owner** with a random name. It holds a lock on `<owner>.lock` for as long as it lives, which the
+kernel lets go of however it ends, and appends its facts to `<owner>.<number>.seg`, one write(2) each. A segment that is
+full is sealed and a new one begun; one whose facts are all settled is removed whole, which needs no free space. What a
+dead owner has left is its **estate**: whoever gets its lock first takes it over.
+
+`write` may be called on any thread; everything else belongs to the sender. Nothing here raises for what a disk does:
+when it fails, facts stay in memory, as without a spool, and another try is made after a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from prefactor_trace import _frames
+from prefactor_trace._outbox import interrupted
+from prefactor_trace._record import (
+    InstanceFinished,
+    InstanceRegistered,
+    InstanceStarted,
+    SpanEnded,
+    SpanStarted,
+)
+from prefactor_trace._shelf import Home, Settled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from prefactor_trace._record import Fact
+
+try:
+    import fcntl
+except ImportError:  # Windows: without advisory locks nobody could tell a dead owner from a living one
+    fcntl = None  # type: ignore[assignment]
+
+SEGMENT_BYTES = 8 * 1024 * 1024
+QUOTA_BYTES = 512 * 1024 * 1024
+"""All segments of a user together; what is there already and a tenth of what is free, if that is less."""
+_ACCOUNTS = "accounts.jsonl"
+LETTERS = "rejected.jsonl"
+"""The file of what the platform would not have."""
+_LETTERS_BYTES = 64 * 1024 * 1024
+# After the disk has failed, facts stay in memory, and the next try waits.
+_RETRY_SECONDS = 30.0
+_OPENING_SECONDS = 0.5
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_LOCK = ".lock"
+_SEGMENT = ".seg"
+
+# Every fact goes through these three.
+_parts, _frame, _write = _frames.parts, _frames.frame, os.write
+
+is_possible = fcntl is not None
+"""Whether this platform can have a spool."""
+
+
+class Segment(Home):
+    """One file of facts.
+
+    Attributes:
+        name: Its name in the folder.
+        is_sealed: Nothing new goes into it.
+        is_quiet: No thread is writing into it any more.
+        is_noted: All its facts are counted in `unsettled`; it may go when that is 0.
+        settled: What is settled of it, while it is being read.
+        unwritten: What is settled of it, and could not be written down.
+    """
+
+    __slots__ = ("is_noted", "is_quiet", "is_sealed", "name", "numbers", "settled", "size", "unwritten")
+
+    def __init__(self, name: str, first_number: int = 0) -> None:
+        super().__init__()
+        self.name = name
+        self.numbers = itertools.count(first_number)
+        self.size = 0
+        self.is_sealed = False
+        self.is_quiet = False
+        self.is_noted = False
+        self.settled: set[str] | None = None
+        self.unwritten: set[str] = set()
+
+
+class _Pen:
+    """What a segment is written with. Goes when the last thread that writes with it has let go of it."""
+
+    __slots__ = ("fd", "segment")
+
+    def __init__(self, fd: int, segment: Segment) -> None:
+        self.fd = fd
+        self.segment = segment
+
+    # Closing by hand could close a descriptor under a thread that is about to write: it might be the program's by then.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)
+        self.segment.is_quiet = True
+
+
+class Found(NamedTuple):
+    """A fact that was read back.
+
+    Attributes:
+        fact: The fact.
+        segment: Where it is.
+        is_known: The platform has it; it matters only because it says that its run goes on, or does no more.
+        is_suspect: The platform may have been told of this span while it was running.
+    """
+
+    fact: Fact
+    segment: Segment
+    is_known: bool = False
+    is_suspect: bool = False
+
+
+class Spool:
+    """See the module's docstring.
+
+    Args:
+        folder: Where the files are; made if it does not exist, for the user alone.
+        destination: Whose records these are; those of others are left alone. An address, a space and a digest of
+            the token; or one word.
+        segment_bytes: When a new segment is begun.
+        quota_bytes: What all segments of the folder may take together.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        destination: str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        quota_bytes: int = QUOTA_BYTES,
+    ) -> None:
+        self._folder = Folder(folder)
+        self._destination = destination
+        self._partition: str | None = None
+        self._segment_bytes = segment_bytes
+        self._quota_bytes = quota_bytes
+        self._owner: Owner | None = None
+        self._former_owners: list[Owner] = []
+        self._may_take = quota_bytes
+        self._is_closed = False
+        self._pen: _Pen | None = None
+        self._segments: list[Segment] = []  # of our own, oldest first
+        self._estates: list[Estate] = []
+        self._opening = threading.Lock()
+        self._retry_at = 0.0
+        self.failure: str | None = None
+        """Why facts are in memory only, None while they are not."""
+        self.notes: Counter[str] = Counter()
+        """What happened to what dead owners left, for the ledger."""
+
+    # -- any thread ----------------------------------------------------------------------------------------
+
+    def write(self, fact: Fact) -> Segment | None:
+        """Put *fact* on disk. Return where, None if that is not possible. Never raises."""
+        pen = self._pen or self._take_new_pen(None)
+        if pen is None:
+            return None
+        segment = pen.segment
+        try:
+            kind, body = _parts(fact)
+        except TypeError:  # a schema that is not JSON: the wire will refuse it
+            return None
+        data = _frame(kind, next(segment.numbers), body)
+        try:
+            written = _write(pen.fd, data)
+        except OSError as error:
+            self._fail(error)
+            return None
+        if written < len(data):
+            self._fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            return None
+        segment.size = size = (
+            segment.size + written
+        )  # two threads may lose a little of it; the limit is round
+        if size >= self._segment_bytes:
+            self._take_new_pen(pen)
+        return segment
+
+    def _take_new_pen(self, old: _Pen | None) -> _Pen | None:
+        """Begin a segment in place of *old*'s. If another thread is at it already, go on with what there is."""
+        if time.monotonic() < self._retry_at:
+            return self._pen
+        # Whoever has something to write with goes on with that. The others wait; not for ever, because a signal
+        # handler may have interrupted the thread that is at it.
+        if not self._opening.acquire(timeout=_OPENING_SECONDS if old is None else 0):
+            return self._pen
+        try:
+            if self._pen is old and not self._is_closed:
+                if self._owner is None:
+                    self._owner = self._folder.new_owner(self._destination)
+                    self._may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
+                pen = self._begin_segment(self._owner)
+                self._segments.append(pen.segment)
+                self._pen = pen
+                self.failure = None
+                if old is not None:
+                    old.segment.is_sealed = True
+        except OSError as error:
+            self._fail(error)
+        finally:
+            self._opening.release()
+        return self._pen
+
+    def _begin_segment(self, owner: Owner) -> _Pen:
+        fd, name = owner.new_segment()
+        pen = _Pen(fd, Segment(name))
+        header = _frames.frame(_frames.HEADER, next(pen.segment.numbers), owner.description)
+        try:
+            _write_all(fd, header)
+        except OSError:
+            self._folder.remove(name)
+            raise
+        return pen
+
+    def _fail(self, error: OSError) -> None:
+        pen, self._pen = self._pen, None
+        if pen is not None:
+            pen.segment.is_sealed = True
+        if self._owner is not None and (error.errno == errno.ENOENT or not self._folder.has(self._owner)):
+            self._former_owners.append(self._owner)  # its files are gone; a new folder needs a new lock
+            self._owner = None
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        self.failure = error.strerror or type(error).__name__
+
+    # -- the sender ----------------------------------------------------------------------------------------
+
+    def settle(self, settled: Iterable[Settled], renamed: dict[str, str]) -> None:
+        """Write down what need not be sent again, and remove the segments that are of no more use.
+
+        *renamed*: ids of instances that the platform has changed.
+        """
+        by_segment: dict[Segment, list[Settled]] = {}
+        for each in settled:
+            if isinstance(each.home, Segment):
+                by_segment.setdefault(each.home, []).append(each)
+        for segment, group in by_segment.items():
+            keys = {each.key for each in group}
+            if segment.settled is not None:
+                segment.settled |= keys
+            if not self._append(segment, _frames.SETTLED, _settled_body(group, renamed)):
+                segment.unwritten |= keys
+        self._remove_settled()
+
+    def announce(self, spans: Iterable[tuple[Home, str]]) -> None:
+        """Write down that the platform is about to be told of spans that are still running."""
+        by_segment: dict[Segment, list[str]] = {}
+        for home, span_id in spans:
+            if isinstance(home, Segment):
+                by_segment.setdefault(home, []).append(span_id)
+        for segment, ids in by_segment.items():
+            self._append(segment, _frames.ANNOUNCED, orjson.dumps(ids))
+
+    def _append(self, segment: Segment, kind: int, body: bytes) -> bool:
+        """Add to a segment, sealed or not. If that fails, more than needed will be sent again, and nothing is lost."""
+        try:
+            self._folder.append(segment.name, _frames.frame(kind, next(segment.numbers), body))
+        except OSError:
+            return False
+        return True
+
+    def _remove_settled(self) -> None:
+        self._segments = [each for each in self._segments if not self._remove_if_settled(each)]
+        for estate in list(self._estates):
+            estate.segments = [each for each in estate.segments if not self._remove_if_settled(each)]
+            if estate.is_read and not estate.segments:
+                estate.owner.leave()
+                self._estates.remove(estate)
+
+    def _remove_if_settled(self, segment: Segment) -> bool:
+        if segment.unsettled > 0 or not segment.is_noted:
+            return False
+        self._folder.remove(segment.name)
+        return True
+
+    def look_after(self) -> None:
+        """Notice if the files have been removed under us: what is written into them would be lost."""
+        owner = self._owner
+        if owner is not None and self._pen is not None and not self._folder.has(owner):
+            self._fail(FileNotFoundError(errno.ENOENT, "the folder has been removed"))
+            self._retry_at = 0.0
+
+    def note_quiet(self) -> list[Segment]:
+        """Return the sealed segments into which nobody writes any more. Call before carrying over what waits."""
+        return [each for each in self._segments if each.is_sealed and each.is_quiet and not each.is_noted]
+
+    def next_deferred(self) -> Segment | None:
+        """Return the oldest segment of our own with deferred facts, as soon as it can be read."""
+        for segment in self._segments:
+            if segment.deferred > 0:
+                if not segment.is_sealed:
+                    self._take_new_pen(self._pen)
+                return segment if segment.is_noted else None
+        return None
+
+    @property
+    def has_deferred(self) -> bool:
+        """Whether any of our own facts are on disk only."""
+        return any(segment.deferred > 0 for segment in self._segments)
+
+    def read(self, segment: Segment) -> Iterator[Found] | None:
+        """Return the facts of one of our own segments that are not settled; None if it cannot be read just now."""
+        contents = self._folder.read(segment)
+        return None if contents is None else self._facts_of(segment, contents)
+
+    def _facts_of(self, segment: Segment, contents: Contents) -> Iterator[Found]:
+        contents.settled |= segment.unwritten
+        segment.settled = contents.settled
+        for fact in contents.facts():
+            if _key(fact) not in contents.settled:
+                yield Found(fact, segment, is_suspect=_key(fact) in contents.announced)
+        segment.settled = None
+
+    def learn_account(self, partition: str) -> None:
+        """Note which account our token belongs to, so that what waits for that account is known by any of its tokens."""
+        if self._partition is None:
+            self._partition = partition
+            if self._folder.accounts().get(self._destination) != partition:
+                self._folder.note_account(self._destination, partition)
+
+    def _may_send(self, destination: object) -> bool:
+        """Whether records for *destination* may go where ours go: another token of the same account, perhaps.
+
+        A token that was never accepted belongs to no account; it was wrong, and ours is the right one.
+        """
+        if destination == self._destination:
+            return True
+        address = self._destination.rpartition(" ")[0]
+        if self._partition is None or not isinstance(destination, str) or not address:
+            return False
+        is_near = destination.rpartition(" ")[0] == address
+        return is_near and self._folder.accounts().get(destination, self._partition) == self._partition
+
+    @property
+    def wants_account(self) -> bool:
+        """Whether something waits for our address under another token, and we do not know yet whose that is."""
+        address = self._destination.rpartition(" ")[0]
+        if self._partition is not None or not address:
+            return False
+        said = (self._folder.look_at(name)[0] or {} for name in self._folder.owners())
+        others = {str(each.get("destination")) for each in said} - {self._destination}
+        return any(each.rpartition(" ")[0] == address for each in others)
+
+    def adopt(self, *, only_children: bool = False) -> Iterator[Found]:
+        """Take over what dead owners have left, and yield it. Takes nothing over that is not asked for."""
+        parent = os.getpid() if only_children else None
+        for name in self._folder.owners():
+            said, is_alive = self._folder.look_at(name)
+            if said is None or is_alive or not self._may_send(said.get("destination")):
+                continue
+            if parent not in (None, said.get("parent")) or (owner := self._folder.claim(name)) is None:
+                continue
+            estate = Estate(owner, self._folder)
+            self._estates.append(estate)
+            yield from estate.facts()
+            if estate.damaged:
+                self.notes["damaged in the spool"] += estate.damaged
+
+    def sacrifice(self) -> Iterator[tuple[Segment, list[tuple[str, str]], int]]:
+        """Remove the oldest segments while the folder is over its quota; those of others only if they are dead.
+
+        Yields each with what was not settled in it, as keys and instances, and, if it was another owner's, how many
+        records were lost with it. Our own have been counted already.
+        """
+        sizes = self._folder.segment_sizes()
+        excess = sum(sizes.values()) - min(self._quota_bytes, self._may_take)
+        own = {each.name: each for each in self._segments}
+        for name in sorted(sizes):
+            if excess <= 0:
+                return
+            segment = own.get(name)
+            if segment is None:
+                lost = self._remove_of_dead(name)
+                if lost is None:
+                    continue
+                yield Segment(name), [], lost
+            elif segment.is_noted and segment.settled is None:
+                contents = self._folder.read(segment)
+                self._folder.remove(name)
+                self._segments.remove(segment)
+                yield segment, contents.unsettled() if contents else [], 0
+            else:
+                continue
+            excess -= sizes[name]
+
+    def _remove_of_dead(self, name: str) -> int | None:
+        """Remove a segment of an owner that has died. Return how many records were lost; None: it is not dead."""
+        owner = self._folder.claim(name.split(".", maxsplit=1)[0])
+        if owner is None:
+            return None
+        contents = self._folder.read(Segment(name))
+        self._folder.remove(name)
+        owner.leave()
+        return len(contents.unsettled()) if contents else 0
+
+    def reject(self, letters: Iterable[bytes]) -> None:
+        """Keep records that the platform will never take in a file of JSON lines, for people to look at."""
+        data = b"".join(letters)
+        try:
+            fd = self._folder.open(LETTERS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        except OSError:
+            self.notes["rejected, and not kept in a file"] += data.count(b"\n")
+            return
+        try:
+            if os.fstat(fd).st_size + len(data) > _LETTERS_BYTES or os.write(fd, data) < len(data):
+                self.notes["rejected, and not kept in a file"] += data.count(b"\n")
+        except OSError:
+            self.notes["rejected, and not kept in a file"] += data.count(b"\n")
+        finally:
+            os.close(fd)
+
+    def seal(self) -> None:
+        """Take nothing more."""
+        self._is_closed = True
+        self._retry_at = float("inf")
+        pen, self._pen = self._pen, None
+        if pen is not None:
+            pen.segment.is_sealed = True
+
+    def close(self) -> None:
+        """Leave: remove what is of no more use, and let others take over the rest."""
+        self.seal()
+        self._remove_settled()
+        for owner in [self._owner, *self._former_owners, *(each.owner for each in self._estates)]:
+            if owner is not None:
+                owner.leave()
+
+    def forget(self) -> None:
+        """After a fork, in the child: let go of what is the parent's, without a trace in its files."""
+        self._pen = None
+        for owner in [self._owner, *self._former_owners, *(each.owner for each in self._estates)]:
+            if owner is not None:
+                owner.close()
+
+
+class Estate:
+    """What a dead owner has left."""
+
+    def __init__(self, owner: Owner, folder: Folder) -> None:
+        self.owner = owner
+        self._folder = folder
+        self.segments = [Segment(name) for name in owner.segments()]
+        self.is_read = False
+        self.damaged = 0
+        """Frames that are missing."""
+
+    def facts(self) -> Iterator[Found]:
+        """Yield what is not settled; at the end, the ends of what was going on when the owner died."""
+        renamed: dict[str, str] = {}
+        open_: dict[str, SpanStarted] = {}
+        running: set[str] = set()
+        latest = 0
+        read: list[Segment] = []
+        for segment in self.segments:
+            contents = self._folder.read(segment)
+            if contents is None:  # perhaps another time
+                continue
+            read.append(segment)
+            self.damaged += contents.missing
+            segment.numbers = itertools.count(contents.last_number + 1)
+            renamed.update(contents.renamed)
+            segment.settled = contents.settled
+            for fact in contents.facts():
+                latest = max(latest, _time_of(fact))
+                _follow(fact, open_, running, contents)
+                found = _found(fact, segment, contents, running)
+                if found is not None:
+                    yield found._replace(fact=_renamed(fact, renamed))
+            segment.settled = None
+            segment.is_noted = segment is not self.segments[-1]
+        if read:
+            yield from self._ends(read[-1], open_, running, latest or self.owner.since, renamed)
+        for segment in read:
+            segment.is_noted = True
+        self.is_read = len(read) == len(self.segments)
+
+    def _ends(
+        self,
+        segment: Segment,
+        open_: dict[str, SpanStarted],
+        running: set[str],
+        at: int,
+        renamed: dict[str, str],
+    ) -> Iterator[Found]:
+        """Yield the end of all that was going on, and write it down first: told twice, it must be the same."""
+        ends: list[Fact] = [interrupted(started, at) for started in reversed(open_.values())]
+        ends += [InstanceFinished(instance_id, at, "failed") for instance_id in sorted(running)]
+        frames = [_frames.encode(fact, next(segment.numbers)) for fact in ends]
+        with contextlib.suppress(OSError):
+            self._folder.append(segment.name, b"".join(frames))
+        for fact in ends:
+            yield Found(_renamed(fact, renamed), segment)
+
+
+def _follow(fact: Fact, open_: dict[str, SpanStarted], running: set[str], contents: Contents) -> None:
+    """Keep the account of what is going on."""
+    if type(fact) is SpanStarted:
+        if fact.id not in contents.settled:
+            open_[fact.id] = fact._replace(payload=None)
+    elif type(fact) is SpanEnded:
+        open_.pop(fact.id, None)
+    elif type(fact) is InstanceFinished:
+        running.discard(fact.instance_id)
+    elif type(fact) is InstanceRegistered:
+        is_over = fact.instance_id + "-finish" in contents.settled or fact.key in contents.dropped
+        if not is_over:
+            running.add(fact.instance_id)
+
+
+def _found(fact: Fact, segment: Segment, contents: Contents, running: set[str]) -> Found | None:
+    """Return what a fact means to whoever takes it over; None: nothing any more."""
+    key = _key(fact)
+    if key not in contents.settled:
+        return Found(fact, segment, is_suspect=key in contents.announced)
+    matters = type(fact) is InstanceFinished or (
+        type(fact) is InstanceRegistered and fact.instance_id in running
+    )
+    return Found(fact, segment, is_known=True) if matters else None
+
+
+def _renamed(fact: Fact, renamed: dict[str, str]) -> Fact:
+    if not renamed or isinstance(fact, SpanEnded) or fact.instance_id not in renamed:
+        return fact
+    return fact._replace(instance_id=renamed[fact.instance_id])
+
+
+def _time_of(fact: Fact) -> int:
+    if isinstance(fact, SpanStarted):
+        return fact.started_at
+    if isinstance(fact, SpanEnded):
+        return fact.finished_at
+    return fact.at if isinstance(fact, (InstanceStarted, InstanceFinished)) else 0
+
+
+def _key(fact: Fact) -> str:
+    return fact.id if isinstance(fact, (SpanStarted, SpanEnded)) else fact.key
+
+
+def _settled_body(group: list[Settled], renamed: dict[str, str]) -> bytes:
+    body: dict[str, object] = {"delivered": [each.key for each in group if each.reason is None]}
+    dropped = {each.key: each.reason for each in group if each.reason is not None}
+    if dropped:
+        body["dropped"] = dropped
+    ours = {each.key.removesuffix("-register") for each in group}
+    known = {our_id: wire_id for our_id, wire_id in renamed.items() if our_id in ours}
+    if known:
+        body["renamed"] = known
+    return orjson.dumps(body)
+
+
+class Contents:
+    """What one segment holds."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.settled: set[str] = set()
+        self.dropped: set[str] = set()
+        self.announced: set[str] = set()
+        self.renamed: dict[str, str] = {}
+        numbers: set[int] = set()
+        is_damaged = False
+        for found in _frames.scan(data):
+            if isinstance(found, _frames.Frame):
+                numbers.add(found.number)
+                self._note(found)
+            else:
+                is_damaged = True
+        self.last_number = max(numbers, default=-1)
+        self.missing = self.last_number + 1 - len(numbers) if numbers else int(is_damaged)
+
+    def _note(self, found: _frames.Frame) -> None:
+        if found.kind not in (_frames.SETTLED, _frames.ANNOUNCED):
+            return
+        try:
+            body = orjson.loads(found.body)
+        except orjson.JSONDecodeError:
+            return
+        if found.kind == _frames.ANNOUNCED:
+            self.announced |= _texts(body)
+        elif isinstance(body, dict):
+            self.dropped |= _texts(body.get("dropped"))
+            self.settled |= _texts(body.get("delivered")) | self.dropped
+            renamed = body.get("renamed")
+            if isinstance(renamed, dict):
+                self.renamed.update(
+                    (key, wire_id) for key, wire_id in renamed.items() if isinstance(wire_id, str)
+                )
+
+    def facts(self) -> Iterator[Fact]:
+        """Yield the facts one by one: as objects they weigh many times as much as here."""
+        for found in _frames.scan(self._data):
+            if isinstance(found, _frames.Frame):
+                try:
+                    fact = _frames.decode(found)
+                except ValueError:
+                    continue
+                if fact is not None:
+                    yield fact
+
+    def unsettled(self) -> list[tuple[str, str]]:
+        """Return the records that are not settled, as keys and instances; a span stands where it begins."""
+        return [
+            (_key(fact), fact.instance_id)
+            for fact in self.facts()
+            if not isinstance(fact, SpanEnded) and _key(fact) not in self.settled
+        ]
+
+
+def _texts(value: object) -> set[str]:
+    return {each for each in value if isinstance(each, str)} if isinstance(value, (list, dict)) else set()
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Owner:
+    """A process in the folder, by the lock that it holds."""
+
+    def __init__(self, folder: Folder, name: str, fd: int, description: bytes, since: int = 0) -> None:
+        self._folder = folder
+        self._fd: int | None = fd
+        self._numbers = itertools.count()
+        self.name = name
+        self.description = description
+        self.since = since
+
+    def new_segment(self) -> tuple[int, str]:
+        """Make the next file. Return its descriptor and its name. Raises OSError."""
+        name = f"{self.name}.{next(self._numbers):06d}{_SEGMENT}"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+        return self._folder.open(name, flags), name
+
+    def segments(self) -> list[str]:
+        """Return the names of its files, oldest first."""
+        return self._folder.segments_of(self.name)
+
+    def leave(self) -> None:
+        """Let go of the lock; remove it if there is nothing left that it stands for."""
+        if self._fd is not None and not self.segments():
+            self._folder.remove(self.name + _LOCK)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock, or, in a forked child, of our share in it."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+class Folder:
+    """The folder of all owners of a user. All files are opened through its descriptor, none through a link."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Open the folder for the block. Raises OSError if it is not a folder of our own that others cannot read."""
+        fd = os.open(self._path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NOFOLLOW)
+        try:
+            found = os.fstat(fd)
+            if found.st_uid != os.getuid():
+                raise PermissionError(errno.EPERM, "the spool's folder belongs to another user")
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                os.fchmod(fd, 0o700)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def open(self, name: str, flags: int) -> int:
+        """Open a file of ours. Raises OSError."""
+        with self._opened() as folder:
+            # Without O_NONBLOCK, a pipe that somebody has put there would hold us up for ever.
+            fd = os.open(name, flags | _NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder)
+        found = os.fstat(fd)
+        if found.st_uid != os.getuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(fd)
+            raise PermissionError(errno.EPERM, "a file in the spool's folder is not ours")
+        if flags & os.O_CREAT:
+            os.fchmod(fd, 0o600)  # whatever the umask
+        return fd
+
+    def names(self) -> list[str]:
+        """Return the names of all files, none if the folder cannot be read."""
+        try:
+            with self._opened() as folder:
+                return os.listdir(folder)  # noqa: PTH208 - a path would be looked up again
+        except OSError:
+            return []
+
+    def segment_sizes(self) -> dict[str, int]:
+        """Return the names of all segments of all owners, and their sizes in bytes."""
+        sizes: dict[str, int] = {}
+        with contextlib.suppress(OSError), self._opened() as folder:
+            for name in os.listdir(folder):  # noqa: PTH208 - as above
+                if name.endswith(_SEGMENT):
+                    with contextlib.suppress(OSError):
+                        sizes[name] = os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+        return sizes
+
+    def used_bytes(self) -> int:
+        """Return what all segments take."""
+        return sum(self.segment_sizes().values())
+
+    def free_bytes(self) -> int:
+        """Return what is free on the disk; as much as any spool may take if that cannot be told."""
+        try:
+            found = os.statvfs(self._path)
+        except OSError:
+            return 10 * QUOTA_BYTES
+        return found.f_bavail * found.f_frsize
+
+    def append(self, name: str, data: bytes) -> None:
+        """Add *data* to a file. Raises OSError."""
+        fd = self.open(name, os.O_WRONLY | os.O_APPEND)
+        try:
+            _write_all(fd, data)
+        finally:
+            os.close(fd)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; that it is gone already is as good."""
+        with contextlib.suppress(OSError), self._opened() as folder:
+            os.unlink(name, dir_fd=folder)
+
+    def read(self, segment: Segment) -> Contents | None:
+        """Return what a segment holds, None if it cannot be read at all."""
+        try:
+            fd = self.open(segment.name, os.O_RDONLY)
+            with os.fdopen(fd, "rb") as file:
+                return Contents(file.read())
+        except OSError:
+            return None
+
+    def new_owner(self, destination: str) -> Owner:
+        """Become an owner. Raises OSError."""
+        with contextlib.suppress(FileExistsError):
+            self._path.mkdir(mode=0o700, parents=True)
+            self._path.chmod(0o700)  # whatever the umask
+        while True:
+            name = f"{time.time_ns():016x}-{os.urandom(8).hex()}"
+            fd = self.open(name + _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            # Somebody who looks for dead owners may have been faster.
+            try:
+                if _lock(fd):
+                    break
+            except OSError:
+                os.close(fd)
+                self.remove(name + _LOCK)
+                raise
+            os.close(fd)
+            self.remove(name + _LOCK)
+        description = orjson.dumps(
+            {
+                "format": _frames.FORMAT_VERSION,
+                "destination": destination,
+                "pid": os.getpid(),
+                "parent": os.getppid(),
+                "since": time.time_ns(),
+            }
+        )
+        try:
+            _write_all(fd, description)
+        except OSError:
+            self.remove(name + _LOCK)
+            os.close(fd)
+            raise
+        return Owner(self, name, fd, description)
+
+    def has(self, owner: Owner) -> bool:
+        """Whether the owner's lock is still where it was."""
+        return owner.name + _LOCK in self.names()
+
+    def owners(self) -> list[str]:
+        """Return the names of all owners, the oldest first."""
+        return sorted(each.removesuffix(_LOCK) for each in self.names() if each.endswith(_LOCK))
+
+    def segments_of(self, name: str) -> list[str]:
+        """Return the names of an owner's files, oldest first."""
+        own = f"{name}."
+        return sorted(each for each in self.names() if each.startswith(own) and each.endswith(_SEGMENT))
+
+    def look_at(self, name: str) -> tuple[dict[str, object] | None, bool]:
+        """Return what an owner says about itself (None: nothing that we understand), and whether it is alive."""
+        try:
+            fd = self.open(name + _LOCK, os.O_RDONLY)
+        except OSError:
+            return None, False
+        try:
+            return _description(fd), not _lock(fd)
+        except OSError:
+            return None, True
+        finally:
+            os.close(fd)
+
+    def claim(self, name: str) -> Owner | None:
+        """Take a dead owner's place; None if it is alive, or of a newer version."""
+        try:
+            fd = self.open(name + _LOCK, os.O_RDWR)
+        except OSError:
+            return None
+        said = _description(fd)
+        with contextlib.suppress(OSError):
+            if said is not None and _lock(fd):
+                since = said.get("since")
+                return Owner(self, name, fd, b"", since if isinstance(since, int) else 0)
+        os.close(fd)
+        return None
+
+    def accounts(self) -> dict[str, str]:
+        """Return which destination has turned out to be which account, by the account's partition."""
+        try:
+            with os.fdopen(self.open(_ACCOUNTS, os.O_RDONLY), "rb") as file:
+                lines = file.read(1_000_000).splitlines()
+        except OSError:
+            return {}
+        accounts: dict[str, str] = {}
+        for line in lines:
+            with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
+                said = orjson.loads(line)
+                accounts[str(said["destination"])] = str(said["partition"])
+        return accounts
+
+    def note_account(self, destination: str, partition: str) -> None:
+        """Add to `accounts`."""
+        said = {"destination": destination, "partition": partition}
+        with contextlib.suppress(OSError):
+            fd = self.open(_ACCOUNTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            try:
+                os.write(fd, orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE))
+            finally:
+                os.close(fd)
+
+
+def _description(fd: int) -> dict[str, object] | None:
+    """Return what an owner says about itself, None if it says nothing that we understand."""
+    try:
+        said = orjson.loads(os.pread(fd, 65_536, 0))
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    if not isinstance(said, dict) or said.get("format") != _frames.FORMAT_VERSION:
+        return None
+    return said
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock, if nobody holds it. Raises OSError where files cannot be locked at all."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

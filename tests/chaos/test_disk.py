@@ -1,0 +1,245 @@
+"""Whatever the disk does, the program does not notice, and what was recorded is delivered from memory: T8."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from chaos.trial import HERE, ledger_faults
+
+PROGRAM = """
+import json, os, sys, threading, time
+sys.path.insert(0, os.environ["HERE"])
+import subjects
+log = os.open(os.environ["SAID"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+subjects.say = lambda line: os.writev(log, [line.encode() + b"\\n"])  # not write: some tests break that
+
+import logging
+import prefactor_trace as pt
+logging.getLogger("prefactor_trace").disabled = True  # a broken stderr is the end of any program
+
+def work(runs=4):
+    for _ in range(runs):
+        block, name = subjects.run_block()
+        with block:
+            subjects.say(f"R {name}")
+            for _ in range(20):
+                subjects.record(2_000)
+        subjects.say(f"F {name}")
+
+SABOTAGE
+threads = [threading.Thread(target=work) for _ in range(2)]
+[each.start() for each in threads]; [each.join() for each in threads]
+subjects.say("ledger " + json.dumps(pt.flush(20)._asdict()))
+"""
+RECORDS = 2 * 4 * 23
+
+
+class Program:
+    """A program that has run to its end, in the form of a trial's subject."""
+
+    def __init__(self, trial, sabotage="", prefix=(), **environment):
+        self._said = trial.folder / "said"
+        done = subprocess.run(
+            [*prefix, sys.executable, "-c", PROGRAM.replace("SABOTAGE", sabotage)],
+            env={**trial.environment, "HERE": str(HERE), "SAID": str(self._said), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=40,
+            check=False,
+        )
+        self.errors = done.stderr
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert "Traceback" not in done.stderr
+
+    @property
+    def lines(self):
+        """What it has said, as words."""
+        return [line.split(" ", 1) for line in self._said.read_text().splitlines()]
+
+    def said(self, word):
+        """What stood behind *word* in its lines."""
+        return [line[1] for line in self.lines if line[0] == word]
+
+    def end(self):
+        """It has ended."""
+
+
+def require_all(trial, oracle, program, records=RECORDS):
+    """All that was recorded has been delivered by the program itself; who comes after it does no harm."""
+    trial.subjects.append(program)
+    ledger = json.loads(program.said("ledger")[-1])
+    assert ledger_faults(ledger) == [], program.errors
+    assert ledger["created"] == records
+    assert [name for name in program.said("S") if name not in oracle.named] == []
+    trial.adopt(1.0)
+    found = [each for each in trial.faults(oracle) if not each.startswith("left in the spool")]
+    assert not found, "\n".join(found)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    if not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("cannot mount here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_full(trial, oracle, small_disk):
+    """A disk that fills up while the program records."""
+    program = Program(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
+    require_all(trial, oracle, program)
+
+
+def test_full_from_the_start(trial, oracle, small_disk):
+    """A disk on which there is no room for anything."""
+    with (small_disk / "big").open("wb") as big:
+        big.write(b"x" * 65_536)
+    program = Program(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
+    require_all(trial, oracle, program)
+
+
+def test_full_and_away(trial, proxy, oracle, small_disk):
+    """A disk that fills up in an outage: what is on it and what is in memory arrives, each once."""
+    proxy.refuse()
+    admit = "threading.Timer(0.5, lambda: open(os.environ['GO'], 'w').close()).start()"
+    go = trial.folder / "go"
+    watcher = subprocess.Popen(["true"])
+    watcher.wait()
+    import threading
+    import time
+
+    def look():
+        while not go.exists():
+            time.sleep(0.02)
+        proxy.admit()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    program = Program(trial, admit, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"), GO=str(go))
+    thread.join(5)
+    require_all(trial, oracle, program)
+
+
+def test_drains_a_full_disk(trial, oracle, small_disk):
+    """What waits on a full disk is sent and removed, though nothing can be written there."""
+    spool = {"PREFACTOR_SPOOL_DIR": str(small_disk / "spool")}
+    kill = "work(1); os.kill(os.getpid(), 9)"
+    with pytest.raises(AssertionError):
+        Program(trial, kill, **spool, PREFACTOR_BATCH_DELAY="60")
+    left = list((small_disk / "spool").glob("*.seg"))
+    assert left
+    with (small_disk / "big").open("wb", buffering=0) as big:
+        try:
+            while big.write(b"x" * 4_096):
+                pass
+        except OSError:
+            pass
+    adopter = trial.start("adopt", spool, seconds=5)
+    adopter.finish(20)
+    assert ledger_faults(json.loads(adopter.said("ledger")[0])) == []
+    said = (trial.folder / "said").read_text().split()
+    assert [name for word, name in pairwise(said) if word == "S" and name not in oracle.named] == []
+    assert list((small_disk / "spool").glob("*.seg")) == []
+    assert oracle.wrongs == {}, oracle.remarks
+
+
+def test_read_only(trial, oracle, small_disk):
+    """A file system that cannot be written at all."""
+    (small_disk / "spool").mkdir(mode=0o700)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    program = Program(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
+    require_all(trial, oracle, program)
+
+
+def test_a_limit_for_files(trial, oracle):
+    """No file may be larger than 20,000 bytes."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    # Its own log would be cut off as well.
+    keep = "\nlines = []; subjects.say = lines.append"
+    done = Program(trial, "import resource", PREFACTOR_SPOOL="off")  # what it would be without: the same
+    assert json.loads(done.said("ledger")[-1])["created"] == RECORDS
+    (trial.folder / "said").unlink()
+    end = "\nimport atexit\natexit.register(lambda: os.writev(log, ['\\n'.join(lines[-1:]).encode()]))"
+    program = Program(trial, limit + keep + end)
+    ledger = json.loads(program.said("ledger")[-1])
+    assert ledger_faults(ledger) == [], program.errors
+    assert (ledger["created"], oracle.wrongs) == (RECORDS, {}), oracle.remarks
+    assert len(oracle.spans) == 2 * 2 * 4 * 20
+
+
+def test_the_folder_is_a_file(trial, oracle):
+    """Where the folder should be there is a file."""
+    place = trial.folder / "place"
+    place.write_text("mine")
+    program = Program(trial, PREFACTOR_SPOOL_DIR=str(place))
+    require_all(trial, oracle, program)
+    assert place.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "what", ["os.path.join(os.environ['PREFACTOR_STATE_DIR'], 'spool')", "pt.configure().settings.spool_dir"]
+)
+def test_the_folder_is_deleted(trial, oracle, what):
+    """Somebody tidies up under the program, again and again."""
+    sabotage = (
+        "import shutil\n"
+        f"path = {what}\n"
+        "def tidy():\n"
+        "    for _ in range(20):\n"
+        "        time.sleep(0.02); shutil.rmtree(path, ignore_errors=True)\n"
+        "threading.Thread(target=tidy).start()\n"
+    )
+    program = Program(trial, sabotage)
+    require_all(trial, oracle, program)
+
+
+@pytest.fixture(scope="module")
+def strace():
+    """The beginning of a command whose system calls can be broken."""
+    path = shutil.which("strace")
+    if path is None:
+        pytest.skip("strace is not installed")
+    command = [path, "-f", "-qq", "-o", "/dev/null"]
+    probe = subprocess.run(
+        [*command, "-e", "inject=chdir:error=EIO", "true"], capture_output=True, check=False
+    )
+    if probe.returncode:
+        pytest.skip("strace cannot be used here")
+    return command
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "write:error={}:when=1+",
+        "write:error={}:when=9+",
+        "write:error={}:when=2+3",
+        "write:error={}:when=30..40",
+        "flock:error={}",
+        "unlink,unlinkat:error={}",
+        "fchmod,fchmodat,mkdir:error={}",
+        "pread64:error={}:when=3+2",
+        "statfs,fstatfs:error={}",
+    ],
+)
+def test_failing_calls(trial, oracle, strace, call, error):
+    """System calls that fail, at once, from some point on, now and then, or for a while."""
+    broken = ["-e", "trace=" + call.split(":", 1)[0], "-e", "inject=" + call.format(error)]
+    program = Program(trial, prefix=[*strace, *broken])
+    require_all(trial, oracle, program)

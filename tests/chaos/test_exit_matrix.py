@@ -1,0 +1,220 @@
+"""However a program ends and whatever the platform does: it ends as if nobody looked on, and nothing is lost: T3.
+
+Every ending against a platform that is well and against one that never answers; and returning from
+the program against the other servers as well. The time counts from the program's last own
+statement; an untraced twin says what the program does by itself.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import pytest
+from chaos.oracle import drip, never, ok, status
+from chaos.trial import HERE, ledger_faults
+
+PRELUDE = """
+import atexit, logging, multiprocessing, os, signal, sys, threading, time
+sys.path.insert(0, os.environ["HERE"])
+import subjects
+
+logging.getLogger("prefactor_trace").disabled = True
+log = os.open(os.environ["SAID"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+subjects.say = lambda line: os.write(log, line.encode() + b"\\n")
+say = subjects.say
+
+def last():
+    "What comes now is the end."
+    print("the last words", flush=True)
+    say(f"T {time.monotonic()}")
+
+def run(count=3):
+    block, name = subjects.run_block()
+    with block:
+        say(f"R {name}")
+        for _ in range(count):
+            subjects.record()
+    say(f"F {name}")
+
+run()
+"""
+# In a run that is going on: its beginning must be known, and its end is made up by whoever comes after.
+IN_RUN = """
+block, name = subjects.run_block()
+with block:
+    say(f"R {name}")
+    subjects.record()
+    last()
+"""
+IN_SPAN = (
+    IN_RUN.replace("    last()\n", "")
+    + """
+    import prefactor_trace as pt
+    own = subjects.new_name("span")
+    with pt.span("open", payload=subjects.content(own, 20)):
+        say(f"S {own}")
+        last()
+    """
+)
+
+ENDINGS = {
+    "return": "last()",
+    "exit code": "last(); sys.exit(7)",
+    "exit message": "last(); sys.exit('so long')",
+    "error": IN_RUN + "    raise ValueError('mine')",
+    "SIGINT": IN_RUN + "    os.kill(os.getpid(), signal.SIGINT); time.sleep(10)",
+    "SIGTERM": IN_SPAN + "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)",
+    "SIGTERM with handler": (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\n"
+        + IN_RUN
+        + "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)"
+    ),
+    "exit in a thread": (
+        "def work():\n    run()\n    sys.exit(3)\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join(); last()"
+    ),
+    "error in a thread": (
+        "def work():\n    run()\n    raise ValueError('mine')\n"
+        "thread = threading.Thread(target=work, name='w'); thread.start(); thread.join(); last()"
+    ),
+    "os._exit": IN_SPAN + "    os._exit(5)",
+    "children": (
+        "context = multiprocessing.get_context('fork')\n"
+        "children = [context.Process(target=run) for _ in range(2)]\n"
+        "[each.start() for each in children]; [each.join() for each in children]; last()"
+    ),
+    "exit handler": "import prefactor_trace as pt; atexit.register(run); atexit.register(last)",
+    "exec": "last(); os.execv(sys.executable, [sys.executable, '-S', '-c', 'print(1); raise SystemExit(6)'])",
+}
+
+
+def refused(proxy, oracle):
+    proxy.refuse()
+
+
+def answering(manner):
+    def begin(proxy, oracle):
+        oracle.manner = manner
+
+    return begin
+
+
+SERVERS = {
+    "ok": answering(ok),
+    "never": answering(never),
+    "refused": refused,
+    "429": answering(status(429, {"Retry-After": "3600"})),
+    "503": answering(status(503)),
+    "drip": answering(drip),
+}
+CASES = [(ending, server) for ending in ENDINGS for server in ("ok", "never")] + [
+    (ending, server)
+    for ending in ("return", "children", "os._exit")
+    for server in SERVERS
+    if server not in ("ok", "never")
+]
+
+
+class Ended(NamedTuple):
+    """What a program looked like from outside."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Program:
+    """A program that has run to its end, in the form of a trial's subject."""
+
+    def __init__(self, trial, text, **environment):
+        self._said = trial.folder / f"said-{len(trial.subjects)}"
+        self.ended, until = outcome(trial, text, self._said, **environment)
+        self.seconds = until - float(self.said("T")[-1])
+
+    @property
+    def lines(self):
+        """What it has said, as words."""
+        return [line.split(" ", 1) for line in self._said.read_text().splitlines()]
+
+    def said(self, word):
+        """What stood behind *word* in its lines."""
+        return [line[1] for line in self.lines if line[0] == word]
+
+    def end(self):
+        """It has ended."""
+
+
+def outcome(trial, text, said, **environment):
+    """Run a program; return what it looked like, and when it had ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + text],
+        env={
+            **trial.environment,
+            "PREFACTOR_REQUEST_TIMEOUT": "10",
+            "HERE": str(HERE),
+            "SAID": str(said),
+            **environment,
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr), time.monotonic()
+
+
+@pytest.mark.parametrize(("ending", "server"), CASES)
+def test_ending(trial, proxy, oracle, ending, server):
+    """Exit code and output are the program's; two seconds at most are added; afterwards everything arrives."""
+    SERVERS[server](proxy, oracle)
+    program = Program(trial, ENDINGS[ending])
+    trial.subjects.append(program)
+
+    twin = Program(trial, ENDINGS[ending], PREFACTOR_DISABLED="1")
+    if server == "refused":
+        proxy.admit()
+    oracle.manner = ok
+    ledger = trial.adopt()
+
+    assert program.ended == twin.ended
+    assert program.seconds - twin.seconds < 2.6  # 2.3, and what a loaded machine adds
+    found = trial.faults(oracle) + ledger_faults(ledger)
+    assert not found, "\n".join(found)
+    assert len(oracle.spans) >= 3
+
+
+@pytest.mark.parametrize("ending", ["return", "exit code"])
+def test_nothing_pending(trial, oracle, ending):
+    """When everything has been delivered, the end is not held up."""
+    flush = "import prefactor_trace as pt; pt.flush()\n"
+    text = ENDINGS[ending].replace("last()", f"\n{flush}last()")
+    added = []
+    for _ in range(5):
+        program, twin = Program(trial, text), Program(trial, text, PREFACTOR_DISABLED="1")
+        assert program.ended == twin.ended
+        added.append(program.seconds - twin.seconds)
+    assert statistics.median(added) < 0.15, added
+
+
+def test_a_daemon_thread_that_goes_on(trial, oracle):
+    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered."""
+    text = (
+        "def work():\n"
+        "    while True:\n"
+        "        run(1); time.sleep(0.001)\n"
+        "threading.Thread(target=work, daemon=True).start()\n"
+        "time.sleep(0.3); last(); sys.exit(9)"
+    )
+    program = Program(trial, text)
+    trial.subjects.append(program)
+    ledger = trial.adopt()
+
+    assert program.ended == (9, "the last words\n", "")
+    assert program.seconds < 2.6
+    found = trial.faults(oracle) + ledger_faults(ledger)
+    assert not found, "\n".join(found)

@@ -1,0 +1,58 @@
+"""Every process delivers its own spans once, in whatever way it came to be and ends: T4."""
+
+from __future__ import annotations
+
+import pytest
+from chaos.trial import ledger_faults
+
+
+def check(trial, oracle, subject, *, lines=None):
+    """Let the subject come to its end, send what is left, and compare."""
+    subject.finish(60)
+    assert lines in (None, len(subject.said("E"))), subject.errors
+    ledger = trial.adopt()
+    # A child may be faster than the parent that registers its run: its spans are refused once, and come again.
+    found = trial.faults(oracle, but="orphan") + ledger_faults(ledger)
+    assert not found, "\n".join([*found, subject.errors])
+
+
+@pytest.mark.parametrize("way", ["_exit", "exit", "kill"])
+@pytest.mark.parametrize("settle", [0, 1], ids=["unknown run", "known run"])
+def test_fork(trial, oracle, way, settle):
+    """Children record in the run they were forked in and in their own, and lose nothing by how they leave."""
+    subject = trial.start("fork", way=way, children=4, count=5, settle=settle)
+
+    check(trial, oracle, subject, lines=1 + 4 + 4 * 10)
+
+
+@pytest.mark.parametrize("way", ["_exit", "exit"])
+def test_fork_in_the_middle_of_recording(trial, oracle, way):
+    """A fork while four threads record at full speed leaves no lock held, in no process."""
+    subject = trial.start("fork", way=way, children=12, count=5, settle=1, threads=4)
+
+    check(trial, oracle, subject)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(trial, oracle, method):
+    """Children of multiprocessing leave by `os._exit`, and still nothing is lost."""
+    subject = trial.start("processes", method=method, children=3, count=5)
+
+    check(trial, oracle, subject, lines=1 + 3 * (10 if method == "fork" else 5))
+
+
+def test_fork_while_unreachable(trial, proxy, oracle):
+    """Parent and children end before the platform was ever reachable; whoever comes later delivers all of it."""
+    proxy.refuse()
+    subject = trial.start("fork", way="_exit", children=3, count=5)
+    subject.finish(45)
+
+    proxy.admit()
+    check(trial, oracle, subject, lines=1 + 3 + 3 * 10)
+
+
+def test_fork_of_a_fork(trial, oracle):
+    """A grandchild records in the run of its grandparent."""
+    subject = trial.start("generations", depth=3, count=5)
+
+    check(trial, oracle, subject, lines=3 * 5)

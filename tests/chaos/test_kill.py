@@ -1,0 +1,60 @@
+"""Whatever a recording call has returned for is delivered, though the process is killed: T1.
+
+`CHAOS_SEEDS` seeds from `CHAOS_FIRST_SEED` on; each seed is one trial, and everything random in it follows from it
+(when exactly the kill strikes, the machine decides).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from chaos.proxy import NONE
+from chaos.trial import ledger_faults
+
+FIRST = int(os.environ.get("CHAOS_FIRST_SEED", "1"))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("CHAOS_SEEDS", "60")))
+VARIANTS = ("once", "unreachable", "twice", "adopter", "rotation", "announced")
+SHAPES = ("threads", "tasks", "nested", "long_open")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kill(seed, trial, proxy, oracle):
+    """Nothing missing, nothing altered, nothing told twice in different words; what was going on has failed."""
+    chance = random.Random(seed)
+    variant = VARIANTS[seed % len(VARIANTS)]
+    shape = chance.choice(SHAPES)
+    options = {"threads": chance.randint(1, 4)}
+    environment = {}
+    if variant == "rotation":
+        shape = "threads"
+        options |= {"size": 9_000, "pause": 0, "count": 500, "length": 100}
+    if variant == "announced":
+        shape = chance.choice(("long_open", "nested"))
+        environment["PREFACTOR_LIVE_AFTER"] = "0.01"
+    if variant == "unreachable":
+        proxy.refuse()
+    else:
+        proxy.play(seed)
+    about = f"seed {seed}: {variant}, {shape} {options}"
+
+    def kill(shape, **options):
+        subject = trial.start(shape, environment, **options)
+        subject.wait_for("ready")
+        subject.kill(chance.uniform(0.02, 0.5))
+
+    kill(shape, **options)
+    if variant == "twice":
+        kill(chance.choice(SHAPES))
+    if variant == "unreachable":
+        proxy.admit()
+    if variant in ("adopter", "rotation") or chance.random() < 0.2:
+        if chance.random() < 0.5:
+            proxy.set(NONE)
+        kill("adopt")
+    proxy.set(NONE)
+    ledger = trial.adopt()
+
+    found = trial.faults(oracle) + ledger_faults(ledger)
+    assert not found, "\n".join([about, *found])
