@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import platform
 import time
 from collections import Counter
@@ -12,14 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from prefactor_trace import _inventory, _local, _spool
-from prefactor_trace._settings import Settings
+from prefactor_trace._settings import from_environment
 from prefactor_trace._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from prefactor_trace._local import Destination
+    from prefactor_trace._settings import Settings
 
 
 class Finding(NamedTuple):
@@ -36,23 +35,15 @@ class Finding(NamedTuple):
     is_trouble: bool = False
 
 
-def examine(settings: Settings, environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
+def examine(settings: Settings) -> Iterator[Finding]:
     """Yield what is found. Asks the destination, if there is one; changes nothing, and never shows a token."""
     yield Finding(
         "version", f"prefactor_trace {__version__}, Python {platform.python_version()}, {platform.system()}"
     )
-    yield from _settings(settings, os.environ if environ is None else environ)
+    for name, value, variable in from_environment(settings):  # what is not set is as the README says
+        yield Finding(name, f"{value}   from {variable}")
     yield _destination(settings)
     yield from _waiting(settings)
-
-
-def _settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    for knob in dataclasses.fields(Settings):
-        variable = knob.metadata.get("env")
-        if variable is None or not environ.get(variable):
-            continue  # what is not set is as the README says
-        value = getattr(settings, knob.name)
-        yield Finding(knob.name, f"{'***' if not knob.repr else value}   from {variable}")
 
 
 def _destination(settings: Settings) -> Finding:

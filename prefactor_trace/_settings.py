@@ -201,6 +201,16 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
     return dataclasses.replace(settings, proxy=_proxy_for(settings.api_url))
 
 
+def from_environment(settings: Settings) -> list[tuple[str, str, str]]:
+    """Return the knobs that the environment sets, as name, value and variable; secrets are not shown."""
+    set_ = [(knob, knob.metadata.get("env")) for knob in dataclasses.fields(Settings)]
+    return [
+        (knob.name, str(getattr(settings, knob.name)) if knob.repr else "***", variable)
+        for knob, variable in set_
+        if variable is not None and os.environ.get(variable)
+    ]
+
+
 def _parse(knob: dataclasses.Field[Any], value: object, source: str) -> Any:
     try:
         return knob.metadata["parse"](value)
