@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefactor_trace._record import SpanEnded, SpanRecord, SpanStarted
+from prefactor_trace._record import SpanEnded, SpanRecord, SpanStarted, identity
 from prefactor_trace._spool import Folder, Segment
 from prefactor_trace._wire import line_of
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefactor_trace._record import Fact
+    from prefactor_trace._spool import Contents
 
 
 class Holding(NamedTuple):
@@ -51,15 +52,8 @@ def survey(path: Path) -> list[Holding]:
 def _holding(folder: Folder, name: str, sizes: dict[str, int]) -> Holding:
     said, is_alive = folder.look_at(name)
     said = said or {}
-    runs: set[str] = set()
-    records = size = 0
-    settled = _settled(folder, name)
-    for segment in folder.segments_of(name):
-        size += sizes.get(segment, 0)
-        for fact in _facts(folder, segment):
-            if not isinstance(fact, SpanEnded) and _key(fact) not in settled:
-                runs.add(fact.instance_id)
-                records += 1
+    # A span counts where it begins.
+    runs = [fact.instance_id for fact in _waiting(folder, name) if not isinstance(fact, SpanEnded)]
     destination, pid, since = said.get("destination"), said.get("pid"), said.get("since")
     return Holding(
         name,
@@ -67,9 +61,9 @@ def _holding(folder: Folder, name: str, sizes: dict[str, int]) -> Holding:
         pid if isinstance(pid, int) else None,
         datetime.fromtimestamp(since / 1e9, tz=timezone.utc) if isinstance(since, int) else None,
         is_alive=is_alive,
-        runs=len(runs),
-        records=records,
-        size=size,
+        runs=len(set(runs)),
+        records=len(runs),
+        size=sum(sizes.get(segment, 0) for segment in folder.segments_of(name)),
     )
 
 
@@ -77,20 +71,16 @@ def export(path: Path) -> Iterator[bytes]:
     """Yield what waits as lines of JSON, the items of the bulk call; a span that has not ended is `active`."""
     folder = Folder(path)
     for name in folder.owners():
-        settled = _settled(folder, name)
         open_: dict[str, SpanStarted] = {}
-        for segment in folder.segments_of(name):
-            for fact in _facts(folder, segment):
-                if _key(fact) in settled:
-                    continue
-                if isinstance(fact, SpanStarted):
-                    open_[fact.id] = fact
-                elif isinstance(fact, SpanEnded):
-                    started = open_.pop(fact.id, None)
-                    if started is not None:
-                        yield line_of(SpanRecord(started, fact)) or b""
-                else:
-                    yield line_of(fact) or b""
+        for fact in _waiting(folder, name):
+            if isinstance(fact, SpanStarted):
+                open_[fact.id] = fact
+            elif isinstance(fact, SpanEnded):
+                started = open_.pop(fact.id, None)
+                if started is not None:
+                    yield line_of(SpanRecord(started, fact)) or b""
+            else:
+                yield line_of(fact) or b""
         for started in open_.values():
             yield line_of(SpanRecord(started, None)) or b""
 
@@ -111,20 +101,17 @@ def purge(path: Path) -> int:
     return removed
 
 
-def _settled(folder: Folder, name: str) -> set[str]:
-    settled: set[str] = set()
-    for segment in folder.segments_of(name):
+def _waiting(folder: Folder, name: str) -> Iterator[Fact]:
+    """Yield the facts of an owner that are not settled, in whichever segment that is said."""
+    segments = folder.segments_of(name)
+    settled = {key for contents in _contents(folder, segments) for key in contents.settled}
+    for contents in _contents(folder, segments):
+        yield from (fact for fact in contents.facts() if identity(fact) not in settled)
+
+
+def _contents(folder: Folder, segments: list[str]) -> Iterator[Contents]:
+    """Yield what segments hold, one after the other: all at once they may be too much for the memory."""
+    for segment in segments:
         contents = folder.read(Segment(segment))
         if contents is not None:
-            settled |= contents.settled
-    return settled
-
-
-def _facts(folder: Folder, segment: str) -> Iterator[Fact]:
-    contents = folder.read(Segment(segment))
-    if contents is not None:
-        yield from contents.facts()
-
-
-def _key(fact: Fact) -> str:
-    return fact.id if isinstance(fact, (SpanStarted, SpanEnded)) else fact.key
+            yield contents

@@ -513,9 +513,7 @@ class Outbox:
             self._announce(record)
             return
         key = record.id if type(record) is SpanRecord else record.key
-        if type(record) is InstanceRegistered:
-            self._known.add(record.instance_id)
-        elif type(record) is InstanceFinished:
+        if type(record) is InstanceFinished:
             self._known.discard(record.instance_id)
         if self._forget(key):
             self._delivered += 1

@@ -98,6 +98,11 @@ class SpanEnded(NamedTuple):
         return size
 
 
+def identity(fact: Fact) -> str:
+    """Return what a fact is counted and settled under: the id of its span, or the key of an instance fact."""
+    return fact.id if isinstance(fact, (SpanStarted, SpanEnded)) else fact.key
+
+
 class SpanRecord(NamedTuple):
     """A step on its way.
 

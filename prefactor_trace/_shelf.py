@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefactor_trace._record import InstanceFinished, SpanEnded, SpanStarted
+from prefactor_trace._record import InstanceFinished, SpanEnded, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,7 +96,7 @@ class Shelf:
 
     def load(self, fact: Fact, home: Home) -> bool:
         """A deferred fact was read from *home*. Return whether the outbox is to have it; False: it has it, or need not."""
-        key = _key(fact)
+        key = identity(fact)
         homes = self._homes.get(key)
         if type(fact) is SpanEnded:
             if homes is None:  # its beginning was given up
@@ -134,15 +134,11 @@ class Shelf:
         for instance_id in instances:
             self._doomed[instance_id] = reason
             self.unpin(instance_id)
-        self._homes = (
-            {
-                key: left
-                for key, homes in self._homes.items()
-                if (left := tuple(each for each in homes if each is not home))
+        if forget:
+            left = {
+                key: tuple(each for each in homes if each is not home) for key, homes in self._homes.items()
             }
-            if forget
-            else self._homes
-        )
+            self._homes = {key: homes for key, homes in left.items() if homes}
         self.waiting -= home.waiting
         self.dropped[reason] += home.waiting
         home.unsettled -= home.deferred
@@ -150,7 +146,7 @@ class Shelf:
 
     def adopt(self, fact: Fact, home: Home) -> bool:
         """A fact that a dead process left was read from *home*. Return whether the outbox is to have it."""
-        key = _key(fact)
+        key = identity(fact)
         homes = self._homes.get(key)
         if type(fact) is SpanEnded:
             if homes is None or len(homes) > 1:
@@ -203,9 +199,5 @@ class Shelf:
         return self._homes.get(key, ())
 
     def _keep(self, fact: Fact, home: Home) -> None:
-        key = _key(fact)
+        key = identity(fact)
         self._homes[key] = (*self._homes.get(key, ()), home)
-
-
-def _key(fact: Fact) -> str:
-    return fact.id if isinstance(fact, (SpanStarted, SpanEnded)) else fact.key

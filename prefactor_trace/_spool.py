@@ -31,6 +31,7 @@ from prefactor_trace._record import (
     InstanceStarted,
     SpanEnded,
     SpanStarted,
+    identity,
 )
 from prefactor_trace._shelf import Home, Settled
 
@@ -80,10 +81,10 @@ class Segment(Home):
 
     __slots__ = ("is_noted", "is_quiet", "is_sealed", "name", "numbers", "settled", "size", "unwritten")
 
-    def __init__(self, name: str, first_number: int = 0) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self.numbers = itertools.count(first_number)
+        self.numbers = itertools.count()
         self.size = 0
         self.is_sealed = False
         self.is_quiet = False
@@ -182,9 +183,8 @@ class Spool:
         if written < len(data):
             self._fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
             return None
-        segment.size = size = (
-            segment.size + written
-        )  # two threads may lose a little of it; the limit is round
+        # Two threads may lose a little of it; the limit is a round number.
+        segment.size = size = segment.size + written
         if size >= self._segment_bytes:
             self._take_new_pen(pen)
         return segment
@@ -318,9 +318,8 @@ class Spool:
     def _facts_of(self, segment: Segment, contents: Contents) -> Iterator[Found]:
         contents.settled |= segment.unwritten
         segment.settled = contents.settled
-        for fact in contents.facts():
-            if _key(fact) not in contents.settled:
-                yield Found(fact, segment, is_suspect=_key(fact) in contents.announced)
+        for fact in contents.unsettled_facts():
+            yield Found(fact, segment, is_suspect=identity(fact) in contents.announced)
         segment.settled = None
 
     def learn_account(self, partition: str) -> None:
@@ -409,17 +408,9 @@ class Spool:
         """Keep records that the platform will never take in a file of JSON lines, for people to look at."""
         data = b"".join(letters)
         try:
-            fd = self._folder.open(LETTERS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            self._folder.append(LETTERS, data, os.O_CREAT, limit=_LETTERS_BYTES)
         except OSError:
             self.notes["rejected, and not kept in a file"] += data.count(b"\n")
-            return
-        try:
-            if os.fstat(fd).st_size + len(data) > _LETTERS_BYTES or os.write(fd, data) < len(data):
-                self.notes["rejected, and not kept in a file"] += data.count(b"\n")
-        except OSError:
-            self.notes["rejected, and not kept in a file"] += data.count(b"\n")
-        finally:
-            os.close(fd)
 
     def seal(self) -> None:
         """Take nothing more."""
@@ -521,7 +512,7 @@ def _follow(fact: Fact, open_: dict[str, SpanStarted], running: set[str], conten
 
 def _found(fact: Fact, segment: Segment, contents: Contents, running: set[str]) -> Found | None:
     """Return what a fact means to whoever takes it over; None: nothing any more."""
-    key = _key(fact)
+    key = identity(fact)
     if key not in contents.settled:
         return Found(fact, segment, is_suspect=key in contents.announced)
     matters = type(fact) is InstanceFinished or (
@@ -542,10 +533,6 @@ def _time_of(fact: Fact) -> int:
     if isinstance(fact, SpanEnded):
         return fact.finished_at
     return fact.at if isinstance(fact, (InstanceStarted, InstanceFinished)) else 0
-
-
-def _key(fact: Fact) -> str:
-    return fact.id if isinstance(fact, (SpanStarted, SpanEnded)) else fact.key
 
 
 def _settled_body(group: list[Settled], renamed: dict[str, str]) -> bytes:
@@ -609,13 +596,14 @@ class Contents:
                 if fact is not None:
                     yield fact
 
+    def unsettled_facts(self) -> Iterator[Fact]:
+        """Yield the facts that are not settled; `settled` may grow meanwhile."""
+        return (fact for fact in self.facts() if identity(fact) not in self.settled)
+
     def unsettled(self) -> list[tuple[str, str]]:
         """Return the records that are not settled, as keys and instances; a span stands where it begins."""
-        return [
-            (_key(fact), fact.instance_id)
-            for fact in self.facts()
-            if not isinstance(fact, SpanEnded) and _key(fact) not in self.settled
-        ]
+        facts = self.unsettled_facts()
+        return [(identity(fact), fact.instance_id) for fact in facts if not isinstance(fact, SpanEnded)]
 
 
 def _texts(value: object) -> set[str]:
@@ -724,10 +712,12 @@ class Folder:
             return 10 * QUOTA_BYTES
         return found.f_bavail * found.f_frsize
 
-    def append(self, name: str, data: bytes) -> None:
-        """Add *data* to a file. Raises OSError."""
-        fd = self.open(name, os.O_WRONLY | os.O_APPEND)
+    def append(self, name: str, data: bytes, flags: int = 0, *, limit: int | None = None) -> None:
+        """Add *data* to a file. Raises OSError, also if it would be larger than *limit*."""
+        fd = self.open(name, os.O_WRONLY | os.O_APPEND | flags)
         try:
+            if limit is not None and os.fstat(fd).st_size + len(data) > limit:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             _write_all(fd, data)
         finally:
             os.close(fd)
@@ -839,11 +829,7 @@ class Folder:
         """Add to `accounts`."""
         said = {"destination": destination, "partition": partition}
         with contextlib.suppress(OSError):
-            fd = self.open(_ACCOUNTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            try:
-                os.write(fd, orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE))
-            finally:
-                os.close(fd)
+            self.append(_ACCOUNTS, orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE), os.O_CREAT)
 
 
 def _description(fd: int) -> dict[str, object] | None:
