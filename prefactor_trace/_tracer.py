@@ -11,7 +11,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from prefactor_trace import _guard, _ids, _local, _schema, _spool
+from prefactor_trace import _clock, _guard, _ids, _local, _schema, _spool
 from prefactor_trace._capture import Limits as CaptureLimits
 from prefactor_trace._outbox import Limits
 from prefactor_trace._settings import apply_log_level, partition_hint
@@ -69,6 +69,8 @@ class TracerCore:
         make_spool = self._new_spool if has_spool else None
         self._worker = Worker(limits, make_exporter, self._heard, make_spool=make_spool, threaded=threaded)
         self.put = self._worker.put  # one attribute away: every span calls it twice
+        self.wall_ns = _clock.wall_ns
+        self.ticks_ns = _clock.ticks_ns
         apply_log_level(settings.log_level)
         _alive.append(self)
 

@@ -445,6 +445,14 @@ class Worker:
                 self._sending.release()
 
     def _step_alone(self) -> Wait | Done | None:
+        step = self._next_step()
+        if isinstance(step, Send):
+            self._send(step)
+            return None
+        return step
+
+    def _next_step(self) -> Send | Wait | Done | None:
+        """Ask the outbox what to do; None: ask again, something has come back from disk."""
         has_more = self._spool is not None and self._tend(self._spool)
         with self._lock:
             self._carry_over_locked()
@@ -453,17 +461,20 @@ class Worker:
             is_about_to = self._has_forked and self._adopt_at <= now and self._spool is not None
             self._outbox.holds_finishes = is_reading_others or is_about_to
             step = self._outbox.next(now)
-            if has_more and not isinstance(step, Send):
-                return None
-            if self._stop_at is not None and isinstance(step, Wait):
-                # Closing: waiting beyond the end is pointless.
-                beyond = step.seconds is None or now + step.seconds >= self._stop_at
-                return Done() if beyond else step
+        if isinstance(step, Send):
+            return step
+        if has_more:
+            return None
+        if isinstance(step, Wait) and self._stop_at is not None:
+            # Closing: waiting beyond the end is pointless.
+            beyond = step.seconds is None or now + step.seconds >= self._stop_at
+            return Done() if beyond else step
         if isinstance(step, Wait) and self._spool is not None and self._spool.has_deferred:
             again = max(0.01, self._read_at - now)
             return Wait(again if step.seconds is None else min(step.seconds, again), step.for_news)
-        if not isinstance(step, Send):
-            return step
+        return step
+
+    def _send(self, step: Send) -> None:
         if self._spool is not None:
             self._spool.announce(self._announcements(step))
         outcome = self._export(step)
@@ -482,7 +493,6 @@ class Worker:
                 self._spool.reject(_letters(step, refused, outcome))
         with self._progress:
             self._progress.notify_all()
-        return None
 
     # -- the spool -----------------------------------------------------------------------------------------
 
@@ -506,7 +516,10 @@ class Worker:
         """Bring back from disk what there is room for. Return whether anything came."""
         self._note_quiet(spool)
         self._keep_quota(spool)
-        if self._outbox.size > self._room_in_trouble or self._outbox.is_in_trouble:
+        outbox = self._outbox
+        # Spans that are open keep their place until they end, and must not keep out what could leave meanwhile.
+        room = self._limits.buffer_bytes // 2 if outbox.is_empty else self._room_in_trouble
+        if outbox.size > room or outbox.is_in_trouble:
             return False
         reading = self._reading or self._next_reading(spool)
         if reading is None:

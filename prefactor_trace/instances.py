@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -39,6 +38,8 @@ class Instance(Scope):
     Attributes:
         own_id: The id that was made here and that records carry; see `id`.
         recording: False if the run is not recorded: sampled out, or tracing is disabled.
+        started_at_ns: When it began: nanoseconds since the epoch; 0 before.
+        clock: What `ticks_ns` said then. All times of the run are counted from there (see `_clock`).
         is_terminated: Whether the platform has terminated the run.
     """
 
@@ -47,12 +48,12 @@ class Instance(Scope):
         "_finished_at",
         "_pid",
         "_reason",
-        "_started_at",
         "_status",
         "_tracer",
         "_wire_id",
         "captures_inputs",
         "captures_outputs",
+        "clock",
         "input_limits",
         "is_terminated",
         "new_id",
@@ -60,6 +61,8 @@ class Instance(Scope):
         "own_id",
         "put",
         "recording",
+        "started_at_ns",
+        "ticks_ns",
         "wire_id",
     )
 
@@ -69,6 +72,7 @@ class Instance(Scope):
         # What every span needs stands here, one attribute away.
         self.put = tracer.put
         self.new_id = tracer.new_id
+        self.ticks_ns = tracer.ticks_ns
         self.wire_id = tracer.wire_id
         self.captures_inputs = tracer.settings.capture_inputs
         self.captures_outputs = tracer.settings.capture_outputs
@@ -78,7 +82,8 @@ class Instance(Scope):
         self._wire_id: str | None = None
         self._pid = os.getpid()
         self._status: InstanceStatus = "pending"
-        self._started_at: int | None = None
+        self.started_at_ns = 0
+        self.clock = 0
         self._finished_at: int | None = None
         self.is_terminated = False
         self._reason: str | None = None
@@ -103,7 +108,7 @@ class Instance(Scope):
     @property
     def started_at(self) -> datetime | None:
         """When the run began, in UTC."""
-        return _moment(self._started_at)
+        return _moment(self.started_at_ns or None)
 
     @property
     def finished_at(self) -> datetime | None:
@@ -127,13 +132,12 @@ class Instance(Scope):
 
     def start(self, body: bytes) -> None:
         """Register and start the run. *body*: the register request."""
-        now = time.time_ns()
-        self._started_at = now
+        self.started_at_ns, self.clock = self._tracer.wall_ns(), self.ticks_ns()
         self._status = "active"
         if self.recording:
             self._tracer.listen(self.own_id, self)
             self.put(InstanceRegistered(self.own_id, body, self._tracer.schema()))
-            self.put(InstanceStarted(self.own_id, now))
+            self.put(InstanceStarted(self.own_id, self.started_at_ns))
 
     def returned(self, result: object, items: int | None = None) -> None:  # noqa: ARG002 - a run has no result
         """Finish the run as complete."""
@@ -155,7 +159,7 @@ class Instance(Scope):
         if self._finished_at is not None or os.getpid() != self._pid:
             return
         try:
-            self._finished_at = max(time.time_ns(), self._started_at or 0)
+            self._finished_at = self.started_at_ns + self.ticks_ns() - self.clock
             self._status = ending
             # Over what the platform has terminated, nothing is finished.
             if self.recording and ending != "terminated" and not self.is_terminated:

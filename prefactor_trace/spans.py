@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import inspect
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from prefactor_trace import _context, _guard
@@ -51,7 +50,7 @@ class Span(Scope):
     # Class attributes, so that opening a span sets only what is its own.
     own_id: str = ""
     instance: Instance | None = None
-    started_at: int = 0
+    started_at_ns: int = 0
     clock: int = 0
     keeps_payload: bool = True
     keeps_result: bool = True
@@ -125,7 +124,7 @@ class Span(Scope):
             return
         self._ended = True
         try:
-            finished_at = self.started_at + time.perf_counter_ns() - self.clock
+            finished_at = self.started_at_ns + instance.ticks_ns() - self.clock
             if result is not NO_RESULT and self.keeps_result:
                 self._result = capture_object(result, instance.output_limits, b"output")
             if error is not None:
@@ -144,7 +143,7 @@ class Span(Scope):
             _guard.failed("end a span")
             # Better without its data than for ever open. Out of stack, say, this fails as well, and is the last try.
             with contextlib.suppress(Exception):
-                instance.put(SpanEnded(self.own_id, status or "failed", self.started_at))
+                instance.put(SpanEnded(self.own_id, status or "failed", self.started_at_ns))
         if self.owns_instance:
             instance.returned(None) if error is None else instance.raised(error)
 
@@ -250,7 +249,7 @@ def _opener(
             if owns_instance:
                 opened.owns_instance = True
             opened.keeps_result = instance.captures_outputs if captures_outputs is None else captures_outputs
-            opened.started_at = started_at = time.time_ns()
+            opened.started_at_ns = started_at = outer.started_at_ns + instance.ticks_ns() - outer.clock
             outer_id = None if outer is instance else outer.own_id
             parts = (own_id, instance.own_id, outer_id, type_name, name, started_at, payload, envelope)
             if payload is None or len(payload) < HEAVY:
@@ -258,7 +257,7 @@ def _opener(
             else:
                 instance.put(_fact(SpanStarted, parts), heavy=True)
             # Read last, so that what recording costs is not part of the step's duration.
-            opened.clock = time.perf_counter_ns()
+            opened.clock = instance.ticks_ns()
         except Exception:
             _guard.failed("start a span")
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -55,6 +56,19 @@ def record(state, **more):
     )
     assert process.wait(30) == 0
     return process.pid
+
+
+@contextlib.contextmanager
+def running(state, **more):
+    """Let a program record a run without its end, and go on, for the block; it is for the block to end it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNING],
+        env=environment(state, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        yield process
 
 
 def spool(state, *arguments, answer=None, **more):
@@ -116,13 +130,7 @@ class TestList:
 
     def test_a_running_program(self, state):
         """What belongs to a program that is still running is shown as such."""
-        with subprocess.Popen(
-            [sys.executable, "-c", RUNNING],
-            env=environment(state),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            assert process.stdout.readline() == b"ready\n"
+        with running(state) as process:
             done = spool(state, "list")
             process.kill()
         assert f"{process.pid} running 1 4 " in words(done.stdout)
@@ -138,13 +146,7 @@ class TestList:
 
     def test_after_a_kill(self, state):
         """A program that was killed left what it had recorded until then."""
-        with subprocess.Popen(
-            [sys.executable, "-c", RUNNING],
-            env=environment(state),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            assert process.stdout.readline() == b"ready\n"
+        with running(state) as process:
             process.send_signal(signal.SIGKILL)
         assert f"{process.pid} ended 1 4 " in words(spool(state, "list").stdout)
 
@@ -206,13 +208,7 @@ class TestSend:
 
     def test_not_from_the_living(self, state, there):
         """What a running program holds is its own to send."""
-        with subprocess.Popen(
-            [sys.executable, "-c", RUNNING],
-            env=environment(state, **there, PREFACTOR_BATCH_DELAY="60"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            assert process.stdout.readline() == b"ready\n"
+        with running(state, **there, PREFACTOR_BATCH_DELAY="60") as process:
             done = spool(state, "send", "--timeout", "2", **there)
             process.kill()
         assert done.stdout == "0 records delivered\n"
@@ -288,13 +284,7 @@ class TestPurge:
 
     def test_not_the_living(self, state):
         """What a running program holds stays."""
-        with subprocess.Popen(
-            [sys.executable, "-c", RUNNING],
-            env=environment(state),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            assert process.stdout.readline() == b"ready\n"
+        with running(state) as process:
             assert spool(state, "purge", "--yes").stdout == "0 bytes removed\n"
             assert len(segments(state)) == 1
             process.kill()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import anyio
 import pytest
@@ -28,7 +29,23 @@ class TestOpening:
             assert [(each.id, each.status) for each in recorded.instances] == [(run.id, "complete")]
             assert run.status == "complete"
             assert _ids.is_pfid(run.id)
-            assert run.started_at <= run.finished_at <= datetime.now(timezone.utc)
+            assert run.started_at <= run.finished_at
+            assert abs(datetime.now(timezone.utc) - run.finished_at) < timedelta(minutes=1)
+
+    def test_the_clock_is_set_back(self, monkeypatch):
+        """When somebody sets the clock in the middle of a run, its times go on from where it started."""
+        hour = 3_600 * 10**9
+        with recording() as recorded:
+            with pt.instance() as run, pt.span("outer"):
+                early = time.time_ns() - hour
+                monkeypatch.setattr(time, "time_ns", lambda: early)
+                monkeypatch.setattr(run._tracer, "wall_ns", lambda: early)
+                with pt.span("inner"):
+                    pass
+            outer, inner = recorded.spans
+
+            assert run.started_at.timestamp() * 1e9 - 1_000 <= outer.started_at <= inner.started_at
+            assert inner.started_at <= inner.finished_at <= outer.finished_at
 
     @pytest.mark.parametrize("backend", ["asyncio", "trio"])
     def test_async_with(self, backend):

@@ -16,7 +16,7 @@ PACKAGE = Path(prefactor_trace.__file__).parent
 LAYERS = [
     {"_readers"},
     {"_error_text"},
-    {"errors", "_version", "_ids", "_capture", "_ending", "_guard", "_local"},
+    {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_guard", "_local"},
     {"http"},
     {"_schema", "_record"},
     {"_outbox", "_frames", "_shelf"},

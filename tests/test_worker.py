@@ -651,6 +651,23 @@ class TestSpool:
 
         assert worker.ledger[:4] == (180, 180, {}, 0)
 
+    def test_what_is_open_holds_up_nothing(self, keep, site):
+        """Spans that are open for long may take more memory than what comes back finds: it comes back all the same."""
+        worker = keep(limits=Limits(batch_delay=0.0, live_after=3_600))
+        put_all(worker, run_of("long", spans=0)[:-1])
+        opened = [
+            SpanStarted(f"open{number}", "long", None, "t", "open", 1, b"x" * 4_000, True)
+            for number in range(3)
+        ]
+        put_all(worker, opened)
+        assert worker._outbox.size > ROOM // 2
+        site.is_down = True
+        put_all(worker, [each for number in range(30) for each in run_of(f"run{number:02}", spans=3)])
+        worker.flush(0.05)
+        site.is_down = False
+
+        assert worker.flush(5).pending == len(opened)
+
     def test_fresh_runs_pass_a_backlog(self, keep, site):
         """What is recorded after the outage does not stand behind all that has piled up on disk."""
         worker = keep(limits=Limits(batch_delay=0.01, batch_size=5), segment_bytes=10_000)
@@ -1118,7 +1135,9 @@ class Spooled(RuleBasedStateMachine):
         ledger = self.worker.ledger
         assert adds_up(ledger)
         assert ledger.dropped == {}
-        assert len(self.site.stored) == len(set(self.site.stored))
+        # That a span is running may be told again by the next process, under the same key.
+        once = [key for key in self.site.stored if not key.endswith("-open")]
+        assert len(once) == len(set(once))
 
     def teardown(self):
         self.site.is_down = False

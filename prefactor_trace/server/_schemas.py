@@ -8,36 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefactor_trace.http.models.agent_instance import ActionProfile, DataCategories
 from prefactor_trace.server._fields import Json, invalid, mapping, optional_mapping, optional_text, text
 
-_ACTIONS = (
-    "create_data",
-    "read_data",
-    "update_data",
-    "destroy_data",
-    "financial_transactions",
-    "external_communication",
-)
-_CATEGORIES = (
-    "personal_identifiers",
-    "contact_information",
-    "financial_information",
-    "health_and_medical",
-    "criminal_justice",
-    "authentication_and_secrets",
-    "organisational_confidential",
-    "minors_data",
-    "location_and_tracking",
-    "behavioural_and_inferred",
-    "gdpr_racial_or_ethnic_origin",
-    "gdpr_political_opinions",
-    "gdpr_religious_or_philosophical_beliefs",
-    "gdpr_trade_union_membership",
-    "gdpr_genetic_data",
-    "gdpr_biometric_for_identification",
-    "gdpr_sex_life_or_sexual_orientation",
-    "classification",
-)
+# The words of the platform (section 7.3), as the client's models have them.
+_ACTIONS = tuple(ActionProfile.model_fields)
+_CATEGORIES = tuple(DataCategories.model_fields)
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _HOLD_A_SCHEMA = ("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then")
 _HOLD_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
