@@ -40,8 +40,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Half of the time the tests wait, for servers that are silent and programs that end: three at once on two cores.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/span_overhead.py

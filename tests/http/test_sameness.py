@@ -563,9 +563,11 @@ class TestComparison:
 
     def test_sees_the_rest(self, monkeypatch):
         """A setting, an alias, a base of an error, an export or a module that is not theirs any more is noticed."""
-        config = OURS.names["HttpClientConfig"].__dataclass_fields__
-        monkeypatch.setattr(config["max_retries"], "default", 5)
-        monkeypatch.delitem(config, "request_timeout")
+        config = OURS.names["HttpClientConfig"]
+        fields = dict(config.__dataclass_fields__)
+        monkeypatch.setattr(fields["max_retries"], "default", 5)
+        del fields["request_timeout"]
+        monkeypatch.setattr(config, "__dataclass_fields__", fields)
         monkeypatch.setattr(OURS.modules["models.types"], "FinishStatus", Literal["complete"])
         orphan = type("PrefactorAuthError", (OURS.names["PrefactorHttpError"],), {"__module__": "elsewhere"})
         monkeypatch.setattr(OURS.modules["exceptions"], "PrefactorAuthError", orphan)
