@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MAGIC = b"\xf5PTR"
 _HEAD = struct.Struct("<4sBIII")  # magic, kind, number, length of the body, checksum
+_SALT = 0x5054521A  # so that zeros behind a magic, which a crash of the machine can leave, are no frame
 _MAX_BODY = 256 * 1024 * 1024  # beyond what capture lets through by far: a larger length is damage
 
 HEADER = 0
@@ -70,10 +71,8 @@ def frame(
     """Return *body* as a frame. *number*: below 2**32."""
     length = len(body)
     # The checksum begins with what stands before it: a flipped bit there is another beginning, and another end.
-    return (
-        _pack(MAGIC, kind, number, length, _crc(body, (number ^ length << 8 ^ kind << 24) & 0xFFFFFFFF))
-        + body
-    )
+    seed = (number ^ length << 8 ^ kind << 24 ^ _SALT) & 0xFFFFFFFF
+    return _pack(MAGIC, kind, number, length, _crc(body, seed)) + body
 
 
 def scan(data: bytes) -> Iterator[Frame | Damage]:
@@ -104,8 +103,8 @@ def _frame_at(data: bytes, position: int) -> Frame | None:
     if data.find(MAGIC, start, start + length) >= 0:
         return None
     body = data[start : start + length]
-    whole = zlib.crc32(body, (number ^ length << 8 ^ kind << 24) & 0xFFFFFFFF) == checksum
-    return Frame(kind, number, body) if whole else None
+    seed = (number ^ length << 8 ^ kind << 24 ^ _SALT) & 0xFFFFFFFF
+    return Frame(kind, number, body) if zlib.crc32(body, seed) == checksum else None
 
 
 # -- facts -------------------------------------------------------------------------------------------------

@@ -280,6 +280,11 @@ def damaged(draw):
 
 
 class TestDamage:
+    @pytest.mark.parametrize("filler", [b"\0", b"\xff"])
+    def test_a_magic_before_a_blank_disk(self, filler):
+        """What a file system leaves where nothing was written is no frame."""
+        assert positions(MAGIC + filler * 200) == {}
+
     @given(damaged())
     @settings(max_examples=250, deadline=None)
     def test_what_was_not_touched_is_read(self, case):

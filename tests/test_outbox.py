@@ -848,7 +848,7 @@ class TestPoison:
             put(outbox, ended(name))
         outbox.flush(0.0)
         platform = Brittle(outbox, poison)
-        platform.feed(60 + 15 * len(poison))
+        platform.feed(60 + 45 * len(poison))  # one below the other, they are found one after the other
         outbox.close(platform.now, 5_000)
 
         ours = [each for each in platform.stored if each.startswith("s")]

@@ -355,6 +355,47 @@ def processes(options: Options) -> None:
     say(f"F {name}")
 
 
+def pool(options: Options) -> None:
+    """A pool of processes that are replaced after a few tasks, and terminated at the end; each task is a run."""
+    import multiprocessing
+
+    block, name = run_block()
+    say("ready")
+    with block:  # so that the parent has a sender, a connection and open files to inherit
+        say(f"R {name}")
+        record()
+    say(f"F {name}")
+    with multiprocessing.get_context("fork").Pool(3, maxtasksperchild=4) as workers:
+        workers.map(child, [options.number("count", 3)] * options.number("tasks", 20), chunksize=1)
+
+
+def web(options: Options) -> None:
+    """Become gunicorn: the master has recorded before its workers are forked; see `make_app`."""
+    arguments = [
+        "--preload",
+        "--workers=3",
+        "--max-requests=10",
+        f"--worker-class={options.text('kind', 'sync')}",
+    ]
+    place = f"--bind=unix:{options.text('socket')}"
+    os.execv(
+        sys.executable, [sys.executable, "-m", "gunicorn", *arguments, place, "chaos.subjects:make_app()"]
+    )
+
+
+def make_app() -> Any:
+    """Record a run, and return a WSGI application that records one in each request and answers with its pid."""
+    child(3)
+
+    def app(_environ: Any, start_response: Any) -> list[bytes]:
+        child(3)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(os.getpid()).encode()]
+
+    say("ready")
+    return app
+
+
 def adopt(options: Options) -> None:
     """Record nothing, and send what others have left until the spool holds nothing, for `seconds` at most."""
     import json
@@ -374,7 +415,7 @@ def adopt(options: Options) -> None:
 
 SHAPES = {
     each.__name__: each
-    for each in (threads, tasks, nested, long_open, paced, fork, generations, processes, adopt)
+    for each in (threads, tasks, nested, long_open, paced, fork, generations, processes, pool, web, adopt)
 }
 
 

@@ -227,6 +227,7 @@ def strace():
 @pytest.mark.parametrize(
     "call",
     [
+        "write:error={}:when=2+3",
         "write:error={}:when=9+",
         "write:error={}:when=30..40",
         "flock:error={}",

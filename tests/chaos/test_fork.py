@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+import httpx
 import pytest
 from chaos.trial import ledger_faults
 
@@ -56,3 +60,30 @@ def test_fork_of_a_fork(trial, oracle):
     subject = trial.start("generations", depth=3, count=5)
 
     check(trial, oracle, subject, lines=3 * 5)
+
+
+def test_a_pool(trial, oracle):
+    """Workers of a pool come and go, and are terminated at the end: every task's run is there."""
+    subject = trial.start("pool", tasks=20, count=3)
+
+    check(trial, oracle, subject, lines=1 + 20 * 3)
+
+
+@pytest.mark.parametrize("kind", ["sync", "gthread"])
+def test_gunicorn(trial, oracle, tmp_path, kind):
+    """A preloaded application in workers that are recycled, and of which one is killed: every request's run is there."""
+    pytest.importorskip("gunicorn")
+    socket = tmp_path / "web"
+    subject = trial.start("web", socket=socket, kind=kind)
+    subject.wait_for("ready")
+    transport = httpx.HTTPTransport(uds=str(socket), retries=8)
+    workers = set()
+    with httpx.Client(transport=transport, base_url="http://web", headers={"Connection": "close"}) as client:
+        for number in range(40):
+            workers.add(pid := int(client.get("/").text))
+            if number == 20:
+                os.kill(pid, signal.SIGKILL)
+    subject.process.terminate()
+
+    check(trial, oracle, subject, lines=3 + 40 * 3)
+    assert len(workers) > 3

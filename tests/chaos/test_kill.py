@@ -14,7 +14,7 @@ from chaos.proxy import NONE
 from chaos.trial import ledger_faults
 
 FIRST = int(os.environ.get("CHAOS_FIRST_SEED", "1"))
-SEEDS = range(FIRST, FIRST + int(os.environ.get("CHAOS_SEEDS", "30")))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("CHAOS_SEEDS", "60")))
 VARIANTS = ("once", "unreachable", "twice", "adopter", "rotation", "announced")
 SHAPES = ("threads", "tasks", "nested", "long_open")
 
