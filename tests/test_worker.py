@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
@@ -429,6 +430,62 @@ def test_a_forked_child_has_its_own(make):
     said = os.read(reader, 1_000).decode()
     os.close(reader)
     os.close(writer)
+
+    assert said == "(1, 1) ['child']"
+    assert worker.shutdown(5)[:2] == (1, 1)
+    assert [record.id for batch in gate.batches for record in batch] == ["parent"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_that_records_nothing(make):
+    """It has nothing to send and nobody to wait for, though its parent was in the middle of it."""
+    gate = Gate()
+    worker = make(gate)
+    put(worker, "parent")
+    assert gate.entered.wait(5)  # the sender is waiting for the network
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        began = time.monotonic()
+        ledgers = [worker.ledger, worker.flush(5), worker.shutdown(5)]
+        os.write(writer, f"{[each[:4] for each in ledgers]} {time.monotonic() - began < 2}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(reader, 1_000).decode()
+    os.close(reader)
+    os.close(writer)
+    gate.open.set()
+
+    assert said == "[(0, 0, {}, 0), (0, 0, {}, 0), (0, 0, {}, 0)] True"
+    assert worker.shutdown(5)[:2] == (1, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_that_python_was_not_told_of(make):
+    """A child of a fork in C, of which no hook hears, sends its own records all the same, and none of its parent's."""
+    gate = Gate()
+    made = []
+
+    def make_exporter():
+        made.append(Gate() if made else gate)
+        return made[-1]
+
+    worker = Worker(Limits(batch_delay=60), make_exporter, lambda outcome: None, threaded=False)
+    put(worker, "parent")
+    reader, writer = os.pipe()
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        put(worker, "child")
+        made[-1].open.set()
+        ledger = worker.flush(5)
+        sent = [record.id for batch in made[-1].batches for record in batch]
+        os.write(writer, f"{ledger[:2]} {sent}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(reader, 1_000).decode()
+    os.close(reader)
+    os.close(writer)
+    gate.open.set()
 
     assert said == "(1, 1) ['child']"
     assert worker.shutdown(5)[:2] == (1, 1)
