@@ -281,7 +281,15 @@ class Worker:
     def is_settled(self, ticket: int) -> bool:
         """Say whether everything that was recorded when *ticket* was given is delivered or dropped."""
         outbox = self._outbox
-        return self._stopped or outbox.is_nowhere or (outbox.is_settled(ticket) and not self._shelf.waiting)
+        return self._stopped or outbox.is_nowhere or (outbox.is_settled(ticket) and not self._has_deferred)
+
+    @property
+    def _has_deferred(self) -> bool:
+        """Whether anything is on disk only: also the mere end of a span that is in memory."""
+        is_reading = self._reading is not None and self._reading.segment is not None
+        return (
+            is_reading or bool(self._shelf.waiting) or (self._spool is not None and self._spool.has_deferred)
+        )
 
     @property
     def is_threaded(self) -> bool:

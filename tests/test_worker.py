@@ -725,6 +725,15 @@ class TestSpool:
 
         assert worker.flush(5).pending == len(opened)
 
+    def test_a_mere_end_on_disk(self, keep, site):
+        """A flush waits for the end of a span, too, when its beginning is back in memory already."""
+        worker = keep(limits=Limits(batch_delay=0.0), segment_bytes=2_000)
+        begun = SpanStarted("span", "run00", None, "t", "span", 1, b"x" * 1_500, True)
+        put_all(worker, [each for number in range(20) for each in run_of(f"run{number:02}", spans=0)[:-1]])
+        put_all(worker, [begun, SpanEnded("span", "complete", 2)])
+
+        assert worker.flush(5)[:4] == (41, 41, {}, 0)
+
     def test_fresh_runs_pass_a_backlog(self, keep, site):
         """What is recorded after the outage does not stand behind all that has piled up on disk."""
         worker = keep(limits=Limits(batch_delay=0.01, batch_size=5), segment_bytes=10_000)
