@@ -16,6 +16,7 @@ from prefactor_trace._schema import Schema, SpanType
 from prefactor_trace._version import __version__
 from prefactor_trace.errors import ConfigurationError, InstanceTerminated, PrefactorTraceError
 from prefactor_trace.instances import Instance, current_instance
+from prefactor_trace.integrations import instrument, uninstrument
 from prefactor_trace.spans import Span, current_span, span
 
 __all__ = [
@@ -37,7 +38,9 @@ __all__ = [
     "current_span",
     "flush",
     "instance",
+    "instrument",
     "shutdown",
     "span",
     "stats",
+    "uninstrument",
 ]

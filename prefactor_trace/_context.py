@@ -40,6 +40,15 @@ class Scope:
         raise NotImplementedError
 
 
+class _Silence(Scope):
+    """Current where nothing is to be recorded, not even in a run of its own."""
+
+    __slots__ = ()
+    instance = None
+
+
+silence = _Silence()
+
 NO_RESULT: Any = object()
 """What a block returns: nothing, where None would be a result."""
 

@@ -169,19 +169,21 @@ def _encode_finished(fact: InstanceFinished) -> bytes:
 
 
 def _encode_span_started(fact: SpanStarted) -> bytes:
-    id_, instance_id, parent_id, schema_name, name, at, payload, envelope = fact
+    id_, instance_id, parent_id, schema_name, name, at, payload, envelope, quiet = fact
     head = [id_, instance_id, parent_id, schema_name, name, at, envelope, payload is not None]
+    if quiet:
+        head.append(True)
     return b"%b\n%b" % (_dumps(head), payload or b"")
 
 
 def _encode_span_ended(fact: SpanEnded) -> bytes:
-    id_, status, at, result, error, metadata, payload = fact
-    if error is None and metadata is None and payload is None:  # as most of them
+    id_, status, at, result, error, metadata, payload, usage = fact
+    if error is None and metadata is None and payload is None and usage is None:  # as most of them
         return b"%b\n%b" % (
             orjson.dumps([id_, status, at, _length(result), None, None, None]),
             result or b"",
         )
-    blobs = (result, error, metadata, payload)
+    blobs = (result, error, metadata, payload) if usage is None else (result, error, metadata, payload, usage)
     head = orjson.dumps([id_, status, at, *map(_length, blobs)])
     return head + b"\n" + b"".join(blob for blob in blobs if blob is not None)
 
@@ -203,7 +205,9 @@ def _decode_finished(head: list[Any], _: bytes) -> InstanceFinished:
 
 
 def _decode_span_started(head: list[Any], blobs: bytes) -> SpanStarted:
-    id_, instance_id, parent_id, schema_name, name, at, envelope, has_payload = head
+    id_, instance_id, parent_id, schema_name, name, at, envelope, has_payload, *quiet = head
+    if len(quiet) > 1:
+        raise ValueError("more than a span's beginning has")
     parent_id = None if parent_id is None else _id(parent_id)
     return SpanStarted(
         _id(id_),
@@ -214,6 +218,7 @@ def _decode_span_started(head: list[Any], blobs: bytes) -> SpanStarted:
         _whole(at),
         blobs if has_payload else None,
         bool(envelope),
+        bool(quiet and quiet[0]),
     )
 
 
@@ -227,8 +232,8 @@ def _decode_span_ended(head: list[Any], blobs: bytes) -> SpanEnded:
         start = end
     if start != len(blobs):
         raise ValueError("data of another length than said")
-    result, error, metadata, payload = parts
-    return SpanEnded(_id(id_), _status(status), _whole(at), result, error, metadata, payload)
+    result, error, metadata, payload, *usage = parts
+    return SpanEnded(_id(id_), _status(status), _whole(at), result, error, metadata, payload, *usage)
 
 
 def _id(value: Any) -> str:

@@ -101,6 +101,7 @@ class Outbox:
         self._limits = limits
         self._tight = limits.buffer_bytes * 7 // 8
         self._open: dict[str, tuple[float, SpanStarted]] = {}  # since when
+        self._quiet: dict[str, tuple[float, SpanStarted]] = {}  # the same, for those that no time announces
         self._announced: dict[str, SpanStarted] = {}
         # Spans by their id, instance records by their key → ticket, since when, what, its size.
         self._waiting: dict[str, tuple[int, float, Record, int]] = {}
@@ -186,11 +187,11 @@ class Outbox:
             started = started._replace(payload=_LEFT_OUT)
             size = started.size
             self._notes["payload left out: buffer full"] += 1
-        self._open[started.id] = (now, started)
+        (self._quiet if started.quiet else self._open)[started.id] = (now, started)
         self._bytes += size
 
     def _put_ended(self, ended: SpanEnded, now: float) -> None:
-        opened = self._open.pop(ended.id, None)
+        opened = self._open.pop(ended.id, None) or self._quiet.pop(ended.id, None)
         started = opened[1] if opened else self._announced.pop(ended.id, None)
         if started is None:  # its start was given up, or belongs to the process we were forked from
             return
@@ -390,8 +391,9 @@ class Outbox:
 
     def _unknown(self, span_id: str) -> SpanRecord | None:
         """Return what the platform must be sent to know the span; None if it knows it, or never will."""
-        if span_id in self._open:
-            return SpanRecord(self._open[span_id][1], None)
+        opened = self._open.get(span_id) or self._quiet.get(span_id)
+        if opened is not None:
+            return SpanRecord(opened[1], None)
         waiting = self._waiting.get(span_id)
         if waiting is None or waiting[2].announced:  # type: ignore[union-attr] # under a span's id is a span
             return None
@@ -522,7 +524,7 @@ class Outbox:
     def _announce(self, record: SpanRecord) -> None:
         """The platform knows the span as active: what is left to send, now or later, is its finish."""
         self._unsure.discard(record.id)
-        if self._open.pop(record.id, None):
+        if self._take_open(record.id):
             self._announced[record.id] = record.started
         elif record.id in self._waiting:  # it ended while its announcement was on the way
             # The finish keeps its place: before the finish of its instance.
@@ -536,7 +538,7 @@ class Outbox:
                 self._drop(record.key, reason)
             return
         # An announcement refused is the span refused: nothing in a later create would be better.
-        opened = self._open.pop(record.id, None) if record.ended is None else None
+        opened = self._take_open(record.id) if record.ended is None else None
         if opened:
             self._bytes -= record.started.size
         if opened or self._forget(record.id):
@@ -569,13 +571,18 @@ class Outbox:
             self._drop(key, reason)
         for started in list(self._still_open()):
             if started.instance_id == instance_id:
-                self._open.pop(started.id, None)
+                self._take_open(started.id)
                 self._announced.pop(started.id, None)
                 self._bytes -= started.size
                 self._drop(started.id, reason)
 
+    def _take_open(self, span_id: str) -> SpanStarted | None:
+        opened = self._open.pop(span_id, None) or self._quiet.pop(span_id, None)
+        return opened and opened[1]
+
     def _still_open(self) -> Iterator[SpanStarted]:
         yield from (started for _, started in self._open.values())
+        yield from (started for _, started in self._quiet.values())
         yield from self._announced.values()
 
     # -- flush, close, count -------------------------------------------------------------------------------
@@ -617,10 +624,10 @@ class Outbox:
 
     def abandon(self, reason: str, *, but: Container[str] = ()) -> None:
         """Drop everything that is left. *but*: ids and keys of what is kept elsewhere, and stays pending."""
-        for key in [*self._waiting, *self._open, *self._announced]:
+        for key in [*self._waiting, *self._open, *self._quiet, *self._announced]:
             if key in but:
                 continue
-            started = self._announced.pop(key, None) or self._open.pop(key, (0.0, None))[1]
+            started = self._announced.pop(key, None) or self._take_open(key)
             if started is not None:
                 self._bytes -= started.size
             self._forget(key)
@@ -645,7 +652,7 @@ class Outbox:
     @property
     def ledger(self) -> Ledger:
         """The account so far; it always adds up."""
-        pending = len(self._waiting) + len(self._open) + len(self._announced)
+        pending = len(self._waiting) + len(self._open) + len(self._quiet) + len(self._announced)
         return Ledger(self._created, self._delivered, dict(self._dropped), pending, dict(self._notes))
 
 

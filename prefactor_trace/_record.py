@@ -61,7 +61,11 @@ class InstanceFinished(NamedTuple):
 
 
 class SpanStarted(NamedTuple):
-    """A step began. *payload*: a JSON object, None if it is not captured."""
+    """A step began. *payload*: a JSON object, None if it is not captured.
+
+    *quiet*: it is not shown before it has ended, however long it takes, unless a child needs it to hang from. What
+    matters most of it (the tokens of a model's call) is known at the end only, and an announced payload is final.
+    """
 
     id: str
     instance_id: str
@@ -71,6 +75,7 @@ class SpanStarted(NamedTuple):
     started_at: int
     payload: bytes | None
     envelope: bool
+    quiet: bool = False
 
     @property
     def size(self) -> int:
@@ -88,13 +93,14 @@ class SpanEnded(NamedTuple):
     error: bytes | None = None
     metadata: bytes | None = None
     payload: bytes | None = None
+    usage: bytes | None = None
 
     @property
     def size(self) -> int:
         """What it weighs in memory, in bytes."""
         size = len(self.result or b"")
-        if self.error or self.metadata or self.payload:
-            size += len(self.error or b"") + len(self.metadata or b"") + len(self.payload or b"")
+        if self.error or self.metadata or self.payload or self.usage:
+            size += sum(len(part or b"") for part in (self.error, self.metadata, self.payload, self.usage))
         return size
 
 

@@ -118,6 +118,7 @@ def _in_envelope(params: Mapping[str, Any]) -> dict[str, Any]:
             "inputs": params,
             "outputs": _ANY_OBJECT,
             "metadata": _ANY_OBJECT,
+            "token_usage": _ANY_OBJECT,
             "error": _ANY_OBJECT,
         },
     }

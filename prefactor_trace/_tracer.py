@@ -11,7 +11,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from prefactor_trace import _clock, _guard, _ids, _local, _schema, _spool
+from prefactor_trace import _clock, _context, _guard, _ids, _local, _schema, _spool
 from prefactor_trace._capture import Limits as CaptureLimits
 from prefactor_trace._outbox import Limits
 from prefactor_trace._settings import apply_log_level, partition_hint
@@ -19,10 +19,10 @@ from prefactor_trace._worker import Worker
 from prefactor_trace.http._protocol import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from prefactor_trace._local import Destination
-    from prefactor_trace._record import Ledger, Outcome
+    from prefactor_trace._record import Ledger, Outcome, Record
     from prefactor_trace._schema import Schema
     from prefactor_trace._settings import Settings
     from prefactor_trace.exporters import Exporter
@@ -64,7 +64,7 @@ class TracerCore:
         self._listeners: weakref.WeakValueDictionary[str, Listener] = weakref.WeakValueDictionary()
         limits = Limits(settings.buffer_bytes, settings.batch_size, settings.batch_delay, settings.live_after)
         self._is_over_http = exporter is None
-        make_exporter = self._http_exporter if exporter is None else lambda: exporter
+        make_exporter = self._http_exporter if exporter is None else lambda: _Unrecorded(exporter)
         has_spool = self._is_over_http and settings.spool and _spool.is_possible
         make_spool = self._new_spool if has_spool else None
         self._worker = Worker(limits, make_exporter, self._heard, make_spool=make_spool, threaded=threaded)
@@ -178,6 +178,23 @@ class TracerCore:
         for instance_id, reason in outcome.terminated.items():
             if (listener := self._listeners.get(instance_id)) is not None:
                 listener.heard_terminated(reason)
+
+
+class _Unrecorded:
+    """An exporter of the user's. What it does itself is not recorded: it would have more to send for ever."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+
+    def export(self, batch: Sequence[Record], /) -> Outcome:
+        token = _context.current.set(_context.silence)
+        try:
+            return self._exporter.export(batch)
+        finally:
+            _context.current.reset(token)
+
+    def close(self) -> None:
+        self._exporter.close()
 
 
 async def _until(is_done: Callable[[], bool], deadline: float) -> None:

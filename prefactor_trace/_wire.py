@@ -522,6 +522,8 @@ def _payload(record: SpanRecord) -> dict[str, Any] | orjson.Fragment:
         return envelope
     if ended.metadata is not None:
         envelope["metadata"] = orjson.Fragment(ended.metadata)
+    if ended.usage is not None:
+        envelope["token_usage"] = orjson.Fragment(ended.usage)
     if ended.error is not None:
         envelope["error"] = orjson.Fragment(ended.error)
         if ended.result is not None:  # the error takes the place of the result; what was set is kept here
@@ -545,7 +547,11 @@ def _late_result(ended: SpanEnded, *, envelope: bool) -> bytes | None:
     result = ended.error or ended.result
     if not envelope:
         return result
-    late = [(b'"$metadata":', ended.metadata), (b'"$inputs":', ended.payload)]
+    late = [
+        (b'"$metadata":', ended.metadata),
+        (b'"$inputs":', ended.payload),
+        (b'"$token_usage":', ended.usage),
+    ]
     if ended.error is not None:
         late.append((b'"$outputs":', ended.result))
     extra = b",".join(key + part for key, part in late if part is not None)

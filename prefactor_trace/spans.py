@@ -61,6 +61,7 @@ class Span(Scope):
     _result: bytes | None = None
     _error: bytes | None = None
     _metadata: bytes | None = None
+    _usage: bytes | None = None
 
     def __repr__(self) -> str:
         return f"<Span {self.id or '(not recorded)'}>"
@@ -84,6 +85,14 @@ class Span(Scope):
         """Set what else is worth knowing about the step. Copied now; replaces what was set before."""
         if self.instance is not None:
             self._metadata = capture_object(metadata, self.instance.input_limits, b"metadata")
+
+    def set_token_usage(self, usage: Mapping[str, int]) -> None:
+        """Set what a model's call has used. Copied now; replaces what was set before.
+
+        *usage*: counts by name. Other Prefactor tools read `prompt_tokens`, `completion_tokens` and `total_tokens`.
+        """
+        if self.instance is not None:
+            self._usage = capture_object(usage, self.instance.input_limits, b"usage")
 
     def fail(self, error: BaseException | str) -> None:
         """Let the step end as failed because of *error*, though no exception leaves the block."""
@@ -133,7 +142,7 @@ class Span(Scope):
                 self._metadata = _with_items(self._metadata, items, abandoned=abandoned)
             if error is None or status != "failed":
                 status = self._status or status
-            parts = (self._result, self._error, self._metadata, self._payload)
+            parts = (self._result, self._error, self._metadata, self._payload, self._usage)
             fact = _fact(SpanEnded, (self.own_id, status or "complete", finished_at, *parts))
             if fact.size < HEAVY:
                 instance.put(fact)
@@ -209,9 +218,10 @@ class SpanBlock(Block):
 class _Options(NamedTuple):
     """What a block and a decorator have in common. None: what the settings say, or what is current."""
 
-    parent: Scope | None
-    captures_inputs: bool | None
-    captures_outputs: bool | None
+    parent: Scope | None = None
+    captures_inputs: bool | None = None
+    captures_outputs: bool | None = None
+    quiet: bool = False  # see SpanStarted
 
 
 def _opener(
@@ -222,7 +232,7 @@ def _opener(
     It returns None if nothing is recorded, and the instance if it has opened one of which nothing is.
     """
     type_name, envelope = span_type.name, span_type.envelope
-    parent, captures_inputs, captures_outputs = options
+    parent, captures_inputs, captures_outputs, quiet = options
 
     def open_scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | Instance | None:
         outer: Any = current.get() if parent is None else parent
@@ -251,7 +261,7 @@ def _opener(
             opened.keeps_result = instance.captures_outputs if captures_outputs is None else captures_outputs
             opened.started_at_ns = started_at = outer.started_at_ns + instance.ticks_ns() - outer.clock
             outer_id = None if outer is instance else outer.own_id
-            parts = (own_id, instance.own_id, outer_id, type_name, name, started_at, payload, envelope)
+            parts = (own_id, instance.own_id, outer_id, type_name, name, started_at, payload, envelope, quiet)
             if payload is None or len(payload) < HEAVY:
                 instance.put(_fact(SpanStarted, parts))
             else:
@@ -264,6 +274,21 @@ def _opener(
         return opened
 
     return open_scope
+
+
+def open_quietly(
+    span_type: SpanType, name: str, payload_of: Callable[[], object], parent: Scope | None = None
+) -> Span | Instance | None:
+    """Begin a step that is not shown before it has ended (see `SpanStarted`), without making it current.
+
+    For integrations. Returns None if nothing is recorded, and the run if one was opened of which nothing is: whoever
+    gets a scope ends it. *payload_of* is called only if the payload is wanted. Raises InstanceTerminated.
+    """
+
+    def captured(_args: tuple[Any, ...], _kwargs: dict[str, Any], limits: Limits) -> bytes:
+        return capture_object(payload_of(), limits, b"input")
+
+    return _opener(span_type, name, captured, _Options(parent, quiet=True))((), {})
 
 
 @overload

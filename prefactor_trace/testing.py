@@ -38,7 +38,7 @@ class RecordedInstance(NamedTuple):
 
 
 class RecordedSpan(NamedTuple):
-    """A span that has ended. Payload, result, error and metadata are parsed; None where there was none."""
+    """A span that has ended. Payload, result, error, metadata and usage are parsed; None where there was none."""
 
     id: str
     instance_id: str
@@ -52,6 +52,7 @@ class RecordedSpan(NamedTuple):
     metadata: Any
     started_at: int
     finished_at: int
+    token_usage: Any = None
 
 
 class Recording:
@@ -120,6 +121,7 @@ def _read(record: SpanRecord) -> RecordedSpan:
         metadata=_parse(ended.metadata),
         started_at=started.started_at,
         finished_at=ended.finished_at,
+        token_usage=_parse(ended.usage),
     )
 
 

@@ -28,7 +28,7 @@ LAYERS = [
     {"_tracer", "_context", "_wrap"},
     {"instances"},
     {"spans"},
-    {"_api"},
+    {"_api", "integrations"},
     {"testing", "__init__"},
     {"server"},
     {"cli"},
@@ -40,6 +40,7 @@ BESIDE = {
     ("_ending", "errors"): "the table of endings names InstanceTerminated",
     ("_record", "_schema"): "a registration carries its schema",
     ("exporters", "_network"): "loaded on first use: sockets are slow to import",
+    ("_tracer", "_context"): "what an exporter does is not recorded",
     ("_wrap", "_context"): "a wrapped function enters a scope",
 }
 

@@ -1,0 +1,314 @@
+"""Calls of other libraries record themselves: `instrument()`, and every call of an LLM is a span.
+
+Each integration is one module in this folder, or in a package of others that names it as an entry point of the group
+`prefactor_trace.integrations`. It holds data and pure functions, and imports nothing of its SDK:
+
+    REQUIRES   "openai>=1.40,<4": the distribution, and the versions it is tested with
+    TAPS       where the SDK is tapped, and how its calls are read: see `_tap.Tap`
+    TYPES      the span types it records, so that runs declare them
+
+One whose SDK has callbacks of its own has, instead of TAPS, `start(switch)`, which registers them and returns a function
+that takes them away, and `MODULE`, the module that must have been imported by then.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import logging
+import pkgutil
+import re
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from prefactor_trace import _guard, _schema
+from prefactor_trace.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Instrumented", "Integration", "available", "instrument", "uninstrument"]
+
+logger = logging.getLogger("prefactor_trace")
+
+_GROUP = "prefactor_trace.integrations"
+
+State: TypeAlias = Literal["on", "waiting", "missing", "failed", "gave up", "off"]
+
+
+class Integration(NamedTuple):
+    """Where one integration stands.
+
+    Attributes:
+        name: What `instrument` calls it.
+        state: "on": its calls are recorded. "waiting": they will be, when the SDK is imported. "missing": the SDK is
+            not installed. "failed": the SDK is not as expected. "gave up": too many calls could not be read, so it
+            has switched itself off. "off": it was not asked for.
+        detail: Version of the SDK, and what there is to say.
+    """
+
+    name: str
+    state: State
+    detail: str
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether its calls are, or will be, recorded."""
+        return self.state in ("on", "waiting")
+
+
+class Instrumented(tuple[Integration, ...]):
+    """What `instrument` did: an `Integration` for each name; by name, too: `done["openai"].state`."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return the integration of that name, or at that place."""
+        if isinstance(key, str):
+            return next(each for each in self if each.name == key)
+        return super().__getitem__(key)
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The names whose calls are, or will be, recorded."""
+        return tuple(each.name for each in self if each.is_taken)
+
+    @property
+    def not_taken(self) -> dict[str, str]:
+        """The other names, and why."""
+        return {each.name: f"{each.state}: {each.detail}" for each in self if not each.is_taken}
+
+    def __repr__(self) -> str:
+        if not self:
+            return "nothing to instrument: no SDK is installed that is known here"
+        width = max(len(each.name) for each in self)
+        return "\n".join(f"{each.name:<{width}}  {each.state:<8}{each.detail}".rstrip() for each in self)
+
+
+class _Integrated:
+    """One integration in this process: its taps, and whether they are in place."""
+
+    def __init__(self, name: str, module: Any) -> None:
+        from prefactor_trace.integrations._tap import Switch
+
+        self.name = name
+        self._module = module
+        self._requires = re.split(r"(?=[<>=!~ ;\[])", module.REQUIRES, maxsplit=1)
+        self._switch = Switch(name)
+        self._undo: list[Callable[[], object]] = []
+        self._waiting: list[Callable[[], None]] = []
+        self._trouble: list[str] = []
+        self.is_wanted = False
+
+    @property
+    def version(self) -> str | None:
+        """The installed version of the SDK."""
+        try:
+            return importlib.metadata.version(self._requires[0])
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def report(self) -> Integration:
+        """Say where it stands."""
+        version = self.version
+        if version is None:
+            return Integration(self.name, "missing", f"{self._requires[0]} is not installed")
+        known = (
+            "" if _is_in(version, "".join(self._requires[1:])) else f" (tested with {self._module.REQUIRES})"
+        )
+        detail = f"{self._requires[0]} {version}{known}"
+        if self._switch.has_given_up:
+            return Integration(self.name, "gave up", f"{detail}: too many calls could not be read")
+        if not self.is_wanted:
+            return Integration(self.name, "off", detail)
+        if self._trouble:
+            return Integration(self.name, "failed", f"{detail}: {'; '.join(self._trouble)}")
+        return Integration(self.name, "waiting" if self._waiting else "on", detail)
+
+    def start(self) -> None:
+        """Place the taps, or wait for the modules they belong to."""
+        if self.is_wanted or self.version is None:
+            return
+        from prefactor_trace.integrations import _price
+        from prefactor_trace.integrations._patch import finder
+
+        self.is_wanted = self._switch.is_on = True
+        self._switch.has_given_up = False
+        for span_type in self._module.TYPES:
+            _schema.declare(span_type)
+        for module, act in self._acts():
+            if module in sys.modules and not _is_being_imported(module):
+                act()
+                continue
+
+            def came(act: Callable[[], None] = act) -> None:
+                _price.load()
+                with _lock:
+                    if came in self._waiting:
+                        self._waiting.remove(came)
+                        act()
+
+            self._waiting.append(came)
+            finder.when_imported(module, came)
+
+    def _acts(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield what is to be done, with the module that must be there."""
+        if not hasattr(self._module, "TAPS"):
+            yield self._module.MODULE, self._start_own
+            return
+        modules: dict[str, list[Any]] = {}
+        for tap in self._module.TAPS:
+            modules.setdefault(tap.where.partition(":")[0], []).append(tap)
+        for module, taps in modules.items():
+            yield module, functools.partial(self._place, taps)
+
+    def _start_own(self) -> None:
+        try:
+            self._undo.append(self._module.start(self._switch))
+        except Exception as error:
+            self._trouble.append(f"{type(error).__name__}: {error}")
+            _guard.failed(f"instrument {self.name}")
+
+    def _place(self, taps: list[Any]) -> None:
+        from prefactor_trace.integrations import _patch
+        from prefactor_trace.integrations._tap import tapped
+
+        for tap in taps:
+            try:
+                patch = _patch.place(tap.where, functools.partial(tapped, tap=tap, switch=self._switch))
+                self._undo.append(patch.undo)
+            except AttributeError as error:
+                if not tap.is_optional:
+                    self._trouble.append(f"{tap.where}: {error}")
+        if self._trouble:
+            logger.warning("%s: not all of its calls are recorded: %s", self.name, "; ".join(self._trouble))
+
+    def stop(self) -> None:
+        """Take the taps away. One that somebody has put another over stays, and does nothing."""
+        from prefactor_trace.integrations._patch import finder
+
+        self._switch.is_on = self.is_wanted = False
+        for came in self._waiting:
+            finder.forget(came)
+        for undo in reversed(self._undo):
+            try:
+                undo()
+            except Exception:
+                _guard.failed(f"take the taps of {self.name} away")
+        self._waiting, self._undo, self._trouble = [], [], []
+
+
+# Held while taps are placed and taken away, also by whoever imports a module that was waited for.
+_lock = threading.RLock()
+_integrated: dict[str, _Integrated] = {}
+
+
+def instrument(*names: str) -> Instrumented:
+    """Record the calls of other libraries from now on, whether they are imported already or only later.
+
+    Nothing is imported, and what the libraries return does not change. To say it twice does no harm.
+
+    Args:
+        names: Which: "openai", "anthropic", …; see `integrations.available`. Default: all whose SDK is installed.
+
+    Returns:
+        What took and what did not, and why; printed, it is a line for each.
+
+    Raises:
+        ConfigurationError: There is no integration of that name.
+    """
+    with _lock:
+        wanted = [_known(name) for name in names] if names else [_known(name) for name in available()]
+        for each in wanted:
+            each.start()
+        done = Instrumented(each.report() for each in wanted)
+    if any(each.state == "on" for each in done):
+        from prefactor_trace.integrations import _price
+
+        _price.load()  # not under the lock, which somebody may want who is importing
+    return done
+
+
+def uninstrument(*names: str) -> Instrumented:
+    """Undo `instrument`: every function of the SDKs is the very same again. Calls that are open are recorded to the end.
+
+    Args:
+        names: Which. Default: all.
+
+    Raises:
+        ConfigurationError: There is no integration of that name.
+    """
+    with _lock:
+        wanted = [_known(name) for name in names] if names else list(_integrated.values())
+        for each in wanted:
+            each.stop()
+        return Instrumented(each.report() for each in wanted)
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the integrations whose SDK is installed."""
+    with _lock:
+        return tuple(name for name in _sources() if _loads(name) and _known(name).version is not None)
+
+
+def report() -> Instrumented:
+    """Return where every integration stands, those without their SDK too."""
+    with _lock:
+        return Instrumented(_known(name).report() for name in _sources() if _loads(name))
+
+
+def _sources() -> dict[str, str]:
+    """Return the known names, each with its module. Those in this folder stand first."""
+    ours = {
+        each.name: f"{__name__}.{each.name}"
+        for each in pkgutil.iter_modules(__path__)
+        if not each.name.startswith("_")
+    }
+    others = {each.name: each.value for each in importlib.metadata.entry_points(group=_GROUP)}
+    return dict(sorted(ours.items())) | {name: others[name] for name in sorted(others) if name not in ours}
+
+
+def _loads(name: str) -> bool:
+    """Say whether the integration can be loaded: one of others may be broken."""
+    try:
+        _known(name)
+    except Exception:
+        _guard.failed(f"load the integration {name}")
+        return False
+    return True
+
+
+def _known(name: str) -> _Integrated:
+    known = _integrated.get(name)
+    if known is None:
+        sources = _sources()
+        if name not in sources:
+            near = difflib.get_close_matches(str(name), sources, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sources)}"
+            raise ConfigurationError(f"instrument: there is no integration {name!r}; {hint}")
+        known = _integrated[name] = _Integrated(name, importlib.import_module(sources[name]))
+    return known
+
+
+def _is_being_imported(module: str) -> bool:
+    spec = getattr(sys.modules[module], "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
+
+
+def _is_in(version: str, wanted: str) -> bool:
+    """Say whether *version* is in a range like ">=1.40,<4", by its first two numbers."""
+    own = _numbers(version)
+    for bound in filter(None, re.split(r"[,\s]+", wanted)):
+        if bound.startswith(">=") and own < _numbers(bound):
+            return False
+        if bound.startswith("<") and not bound.startswith("<=") and own >= _numbers(bound):
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    found = [int(each) for each in re.findall(r"\d+", version)]
+    return (*found, 0, 0)[0], (*found, 0, 0)[1]

@@ -1,0 +1,40 @@
+"""What the tests of integrations share: a provider on loopback, and taps that are gone afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+import prefactor_trace as pt
+from prefactor_trace.testing import recording
+
+from .provider import Provider
+
+
+@pytest.fixture(scope="module")
+def server():
+    provider = Provider()
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def provider(server):
+    """A provider that has been asked nothing yet."""
+    server.requests.clear()
+    server.faults.clear()
+    server.release.clear()
+    server.released_first.clear()
+    return server
+
+
+@pytest.fixture(autouse=True)
+def no_taps():
+    yield
+    pt.uninstrument()
+
+
+@pytest.fixture
+def recorded():
+    """What is recorded of the test, in a run that is open already."""
+    with recording() as found:
+        yield found
