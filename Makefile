@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help install demo test lint format bench soak durability clean
+.PHONY: help install demo test lint format bench bench-llm soak durability clean
 
 help:
 	@echo "make demo     run a real agent against a local platform and show its record (KEEP=1 leaves the platform running)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint     ruff and mypy only"
 	@echo "make format   let ruff mend what it can"
 	@echo "make bench    print what a span costs, beside other libraries"
+	@echo "make bench-llm   print what an LLM call costs, beside other instrumentations"
 	@echo "make soak     kill, cut off and fork for an hour; SEEDS=... FIRST=... OUTAGE=... choose what"
 	@echo "make durability   print what arrives of 200 spans, whatever happens, beside other libraries"
 	@echo "make install  a .venv with everything for development"
@@ -48,6 +49,16 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/span_overhead.py
 	$(BIN)/python benchmarks/import_time.py
 
+# Their versions of OpenTelemetry would fight with those of the tests.
+.venv-llm/.ready: pyproject.toml
+	@test -x .venv-llm/bin/python || $(PYTHON) -m venv .venv-llm
+	@.venv-llm/bin/python -m pip install -qq --disable-pip-version-check -e . openai opentelemetry-sdk \
+		opentelemetry-instrumentation-openai-v2 openinference-instrumentation-openai
+	@touch $@
+
+bench-llm: .venv-llm/.ready
+	.venv-llm/bin/python benchmarks/llm_overhead.py $(ARGS)
+
 SEEDS ?= 1000
 FIRST ?= 0
 OUTAGE ?= 180
@@ -67,4 +78,4 @@ durability: .venv-durability/.ready
 	.venv-durability/bin/python benchmarks/durability.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-durability dist build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-durability .venv-llm dist build .mypy_cache .ruff_cache .hypothesis

@@ -138,3 +138,11 @@ def test_the_sink_waits_for_the_whole_of_a_request(sink):
             assert piece, received
             received += piece
     assert sink.counts() == {"requests": 2, "bytes": 8, "spans": 0}
+
+
+def test_what_an_llm_call_costs_is_measured():
+    """A plain and a streamed call, bare and recorded, with what else is installed."""
+    pytest.importorskip("openai")
+    rows = run("llm_overhead.py").splitlines()
+    assert [row[:20].strip() for row in rows[:3]] == ["microseconds of proc", "bare", "+ prefactor_trace"]
+    assert all(len(row.split()) >= 4 for row in rows)

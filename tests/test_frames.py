@@ -55,8 +55,10 @@ facts = st.one_of(
     ),
     st.builds(InstanceStarted, ids, times),
     st.builds(InstanceFinished, ids, times, statuses),
-    st.builds(SpanStarted, ids, ids, st.none() | ids, any_text, any_text, times, blobs, st.booleans()),
-    st.builds(SpanEnded, ids, statuses, times, blobs, blobs, blobs, blobs),
+    st.builds(
+        SpanStarted, ids, ids, st.none() | ids, any_text, any_text, times, blobs, st.booleans(), st.booleans()
+    ),
+    st.builds(SpanEnded, ids, statuses, times, blobs, blobs, blobs, blobs, blobs),
 )
 other_frames = st.one_of(
     st.tuples(st.just(HEADER), st.sampled_from([b'{"format":1}', b'{"format":99,"what":[]}', b""])),

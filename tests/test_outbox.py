@@ -165,6 +165,52 @@ class TestAnnouncing:
         outbox.resolve(Outcome(delivered=frozenset({"a-open"})), 6.0, 0.5)
         assert outbox.next(6.0) == Wait(None)
 
+    def test_a_quiet_span_is_not_announced_by_time(self):
+        """However long a model takes, its span goes out whole; others are announced as if it were not there."""
+        outbox = Outbox(Limits(live_after=5.0))
+        put(outbox, registered(), started("quiet")._replace(quiet=True))
+        deliver(outbox, 1.0)
+        assert outbox.next(100.0) == Wait(5.0)
+        put(outbox, started("loud"), now=100.0)
+
+        assert deliver(outbox, 106.0) == ["loud-open"]
+        assert outbox.ledger.pending == 2
+        put(outbox, ended("quiet"), now=107.0)
+        assert deliver(outbox, 108.0) == ["quiet"]
+        assert adds_up(outbox.ledger)
+
+    def test_a_child_announces_a_quiet_span(self):
+        """Parents go before children: a child that has ended must hang from something."""
+        outbox = Outbox()
+        put(outbox, started("quiet")._replace(quiet=True), started("child", "quiet"), ended("child"))
+        assert deliver(outbox, 1.0) == ["quiet-open", "child"]
+        put(outbox, ended("quiet", usage=b'{"total_tokens":3}'))
+
+        assert deliver(outbox, 2.0) == ["quiet-end"]
+        assert outbox.size == 0
+
+    @pytest.mark.parametrize("end", ["refused", "buried", "abandoned", "closed"])
+    def test_a_quiet_span_is_accounted_for(self, end):
+        """However an open span is given up, nothing of it stays."""
+        outbox = Outbox()
+        put(outbox, registered(), started("quiet")._replace(quiet=True))
+        if end == "refused":
+            put(outbox, started("child", "quiet"), ended("child"))
+            step = outbox.next(1.0)
+            refused = {"quiet-open": "refused: bad"}
+            delivered = frozenset(keys(step)) - {"quiet-open"}
+            outbox.resolve(Outcome(delivered=delivered, refused=refused), 1.0, 0.5)
+        elif end == "buried":
+            outbox.bury("run", "refused")
+        elif end == "abandoned":
+            outbox.abandon("exit")
+        else:
+            outbox.close(1.0, 5)
+            assert deliver(outbox, 1.0) == ["run-register", "quiet", "run-finish"]
+
+        assert not outbox._quiet
+        assert adds_up(outbox.ledger)
+
     def test_not_before_its_run(self):
         """A span is not shown while its run's registration is still waiting for a later batch."""
         outbox = Outbox(Limits(live_after=1.0))

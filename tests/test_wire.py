@@ -539,6 +539,7 @@ FAILURE = b'{"error_type":"E","message":"","stacktrace":""}'
     [
         ({}, None),
         ({"result": b'{"a":1}'}, {"a": 1}),
+        ({"usage": b'{"total_tokens":3}'}, {"$token_usage": {"total_tokens": 3}}),
         ({"metadata": b'{"m":1}'}, {"$metadata": {"m": 1}}),
         ({"result": b"{}", "metadata": b'{"m":1}'}, {"$metadata": {"m": 1}}),
         (

@@ -13,10 +13,8 @@ that takes them away, and `MODULE`, the module that must have been imported by t
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
-import importlib.metadata
 import logging
 import pkgutil
 import re
@@ -30,7 +28,19 @@ from prefactor_trace.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Instrumented", "Integration", "available", "instrument", "uninstrument"]
+    from prefactor_trace.integrations._tap import Asked, Reply, Tap
+
+__all__ = [
+    "Asked",
+    "Instrumented",
+    "Integration",
+    "Reply",
+    "Tap",
+    "available",
+    "instrument",
+    "report",
+    "uninstrument",
+]
 
 logger = logging.getLogger("prefactor_trace")
 
@@ -106,9 +116,11 @@ class _Integrated:
     @property
     def version(self) -> str | None:
         """The installed version of the SDK."""
+        from importlib import metadata  # which loads the package `email`
+
         try:
-            return importlib.metadata.version(self._requires[0])
-        except importlib.metadata.PackageNotFoundError:
+            return metadata.version(self._requires[0])
+        except metadata.PackageNotFoundError:
             return None
 
     def report(self) -> Integration:
@@ -206,6 +218,15 @@ _lock = threading.RLock()
 _integrated: dict[str, _Integrated] = {}
 
 
+def __getattr__(name: str) -> Any:
+    """Load what integrations are written with when it is asked for: who writes none does not need it."""
+    if name in ("Asked", "Reply", "Tap"):
+        from prefactor_trace.integrations import _tap
+
+        return getattr(_tap, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def instrument(*names: str) -> Instrumented:
     """Record the calls of other libraries from now on, whether they are imported already or only later.
 
@@ -262,12 +283,14 @@ def report() -> Instrumented:
 
 def _sources() -> dict[str, str]:
     """Return the known names, each with its module. Those in this folder stand first."""
+    from importlib import metadata
+
     ours = {
         each.name: f"{__name__}.{each.name}"
         for each in pkgutil.iter_modules(__path__)
         if not each.name.startswith("_")
     }
-    others = {each.name: each.value for each in importlib.metadata.entry_points(group=_GROUP)}
+    others = {each.name: each.value for each in metadata.entry_points(group=_GROUP)}
     return dict(sorted(ours.items())) | {name: others[name] for name in sorted(others) if name not in ours}
 
 
@@ -286,6 +309,8 @@ def _known(name: str) -> _Integrated:
     if known is None:
         sources = _sources()
         if name not in sources:
+            import difflib
+
             near = difflib.get_close_matches(str(name), sources, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sources)}"
             raise ConfigurationError(f"instrument: there is no integration {name!r}; {hint}")

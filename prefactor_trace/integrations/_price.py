@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -52,13 +51,15 @@ def cost(priced_as: tuple[str, str] | None, usage: Mapping[str, int]) -> dict[st
         price = prices.calc_price(
             prices.Usage(**counts), model, provider_id=provider, genai_request_timestamp=now
         )
+        from importlib import metadata
+
         updated = price.auto_update_timestamp
         return {
             "usd": float(price.total_price),
             "input_usd": float(price.input_price),
             "output_usd": float(price.output_price),
             "date": (updated or now).date().isoformat(),
-            "source": f"genai-prices {importlib.metadata.version('genai-prices')}",
+            "source": f"genai-prices {metadata.version('genai-prices')}",
         }
     except Exception:
         return None

@@ -177,7 +177,8 @@ class Call:
         self._response: Any = None
         self._is_read = False
         self._is_over = False
-        self._failed = False
+        self.has_failed = False
+        """Whether a part of it could not be read."""
         self._items = 0
         self.items_given: int | None = None
         """How many pieces the user has been given, if that can be seen; what was received can be more."""
@@ -210,7 +211,10 @@ class Call:
     def add(self, event: Any) -> None:
         """Take the next piece of an answer."""
         self._items += 1
-        self._guarded(self._reader.add, event)
+        try:
+            self._reader.add(event)
+        except Exception:
+            self.failed_to_read("an answer")
         if self.is_timed and self._first_token is None and self._reader.has_token:
             self._first_token = time.perf_counter_ns()
 
@@ -327,7 +331,7 @@ class Call:
                 self._tell(self._scope, self._reply(), is_whole=is_whole)
         except Exception:
             self.failed_to_read("an answer")
-        if not self._failed:
+        if not self.has_failed:
             self._switch.succeeded()
         end()
 
@@ -367,24 +371,30 @@ class Call:
 
     def failed_to_read(self, what: str) -> None:
         """Count the exception being handled, which came of reading *what* of the call."""
-        if self._failed:  # once a call: it is calls that are counted
+        if self.has_failed:  # once a call: it is calls that are counted
             return
-        self._failed = True
+        self.has_failed = True
         self._switch.failed(what)
 
 
 def open_call(asked: Asked, switch: Switch, tap: Tap | None = None, parent: Any = None) -> Call | None:
     """Begin a span for a call; None if it is not recorded. Raises InstanceTerminated, and nothing else."""
+    unread: list[str] = []
 
     def inputs() -> Mapping[str, Any]:
         try:
             return asked.inputs()
         except Exception:
+            unread.append("a request")
             switch.failed("a request")
             return {}
 
     scope = open_quietly(asked.type, asked.name, inputs, parent)
-    return None if scope is None else Call(scope, asked, switch, tap)
+    if scope is None:
+        return None
+    call = Call(scope, asked, switch, tap)
+    call.has_failed = bool(unread)
+    return call
 
 
 # -- around functions --------------------------------------------------------------------------------------

@@ -129,31 +129,43 @@ class _Chat:
             }
 
     def add(self, event: Any) -> None:
-        chunk = as_dict(event)
+        # A stream has hundreds of these, nearly all of them a piece of text and nothing else.
+        chunk = event if type(event) is dict else as_dict(event)
         if chunk.get("type") == "[DONE]":
             self._is_done = True
             return
-        self._note(chunk)
-        for choice in map(some_dict, some_list(chunk.get("choices"))):
-            delta = some_dict(choice.get("delta"))
+        if not self._head or chunk.get("usage") or chunk.get("error"):
+            self._note(chunk)
+        for choice in some_list(chunk.get("choices")):
+            if type(choice) is dict:
+                self._add_choice(choice)
+
+    def _add_choice(self, choice: dict[str, Any]) -> None:
+        delta = some_dict(choice.get("delta"))
+        kept = self._choices.get(choice.get("index"))  # type: ignore[arg-type] # looked at if it is not there
+        if kept is None:
             kept = self._choices.setdefault(count(choice.get("index")) or 0, {"texts": [], "calls": {}})
-            piece = text(delta.get("content")) or text(choice.get("text"))
+        piece = delta.get("content") or choice.get("text")
+        if type(piece) is str:
             kept["texts"].append(piece)
-            for name in ("refusal", "reasoning_content", "reasoning"):
-                if text(delta.get(name)):
-                    kept.setdefault(name, []).append(delta[name])
-            audio = text(some_dict(delta.get("audio")).get("transcript"))
-            if audio:
-                kept.setdefault("transcript", []).append(audio)
-            calls = some_list(delta.get("tool_calls"))
-            _add_calls(kept["calls"], calls)
-            function = some_dict(delta.get("function_call"))  # the form before there were tools
-            if function:
-                _add_calls(kept["calls"], [{"index": 0, "function": function}])
-            kept["finish_reason"] = choice.get("finish_reason") or kept.get("finish_reason")
-            thought = text(delta.get("reasoning_content")) or text(delta.get("reasoning"))
-            if piece or calls or function or thought or audio or delta.get("refusal"):
-                self.has_token = True
+            self.has_token = True
+        if choice.get("finish_reason"):
+            kept["finish_reason"] = choice["finish_reason"]
+        if len(delta) > 1 or (delta and "content" not in delta):
+            self._add_others(delta, kept)
+
+    def _add_others(self, delta: dict[str, Any], kept: dict[str, Any]) -> None:
+        """Add what is no text: refusals, thoughts, what was said aloud, tool calls."""
+        pieces = {name: text(delta.get(name)) for name in ("refusal", "reasoning_content", "reasoning")}
+        pieces["transcript"] = text(some_dict(delta.get("audio")).get("transcript"))
+        calls = some_list(delta.get("tool_calls"))
+        if delta.get("function_call"):  # the form before there were tools
+            calls = [*calls, {"index": 0, "function": delta["function_call"]}]
+        _add_calls(kept["calls"], calls)
+        for name, piece in pieces.items():
+            if piece:
+                kept.setdefault(name, []).append(piece)
+        self.has_token = self.has_token or bool(calls or any(pieces.values()))
 
     def reply(self) -> Reply:
         choices = [_joined(each) for _, each in sorted(self._choices.items())]

@@ -1,0 +1,164 @@
+"""What recording an LLM call costs, beside other libraries, in one run (`make bench-llm`).
+
+OpenAI's SDK asks a server on loopback: a plain chat completion, and a streamed one of 500 chunks. It does so as it is,
+under `prefactor_trace`, under OpenTelemetry's `opentelemetry-instrumentation-openai-v2` and under
+`openinference-instrumentation-openai`, if they are installed, in rounds of all, so that noise meets all alike. Each
+records the contents of messages. Ours writes to its spool; OpenTelemetry's spans go through its batch processor to an
+exporter that drops them. Measured is processor time of the calling thread, of which a server in another process takes
+none; the least of all rounds, because what other programs do to the processor only ever adds.
+
+    python benchmarks/llm_overhead.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHUNKS = 500
+MESSAGES: Any = [
+    {"role": "system", "content": "You are a helpful assistant. " * 20},
+    {"role": "user", "content": "How is the weather in Paris? " * 10},
+]
+_SERVER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from provider import Provider
+provider = Provider()
+provider.words = ["word "] * int(sys.argv[2])
+provider.requests = type("Nowhere", (), {"append": lambda self, item: None})()
+print(provider.url, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """Run the provider of the tests in a process of its own; give its address."""
+    folder = Path(__file__).parents[1] / "tests" / "integrations"
+    command = [sys.executable, "-c", _SERVER, str(folder), str(CHUNKS)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+@contextlib.contextmanager
+def bare() -> Iterator[None]:
+    yield
+
+
+@contextlib.contextmanager
+def ours() -> Iterator[None]:
+    import prefactor_trace as pt
+
+    pt.instrument("openai")
+    with pt.instance(agent_name="bench"):
+        yield
+    pt.uninstrument()
+
+
+def _provider() -> Any:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: Any) -> Any:  # noqa: ARG002 - dropped
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    return provider
+
+
+@contextlib.contextmanager
+def _instrumented(instrumentor: Any) -> Iterator[None]:
+    provider = _provider()
+    instrumentor.instrument(tracer_provider=provider)
+    yield
+    instrumentor.uninstrument()
+    provider.shutdown()
+
+
+def contestants() -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Return who is there, by name."""
+    found: dict[str, Any] = {"bare": bare, "prefactor_trace": ours}
+    with contextlib.suppress(ImportError):
+        from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor as OpenTelemetry
+
+        found["opentelemetry openai-v2"] = lambda: _instrumented(OpenTelemetry())
+    with contextlib.suppress(ImportError):
+        from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
+
+        found["openinference"] = lambda: _instrumented(OpenInference())
+    return found
+
+
+def _low(times: list[float]) -> float:
+    return min(times)
+
+
+def measure(url: str, rounds: int, calls: int) -> dict[str, dict[str, float]]:
+    """Return microseconds of processor time for each kind of call, by contestant."""
+    import openai
+
+    took: dict[str, dict[str, list[float]]] = {}
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+
+    def plain() -> None:
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+    def streamed() -> None:
+        for _ in client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True):
+            pass
+
+    for number in range(rounds + 1):
+        for name, contestant in contestants().items():
+            kinds: dict[str, Callable[[], None]] = {"plain call": plain, "streamed call": streamed}
+            with contestant():
+                for kind, call in kinds.items():
+                    call()
+                    times = []
+                    for _ in range(calls if kind == "plain call" else max(2, calls // 8)):
+                        began = time.thread_time_ns()
+                        call()
+                        times.append((time.thread_time_ns() - began) / 1e3)
+                    if number:  # the first round is for what is loaded on first use
+                        took.setdefault(name, {}).setdefault(kind, []).extend(times)
+    client.close()
+    return {name: {kind: _low(each) for kind, each in kinds.items()} for name, kinds in took.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few calls, to see that it runs")
+    quick = parser.parse_args().quick
+    os.environ["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = "true"
+    with tempfile.TemporaryDirectory() as folder, serving() as url:
+        os.environ["PREFACTOR_STATE_DIR"] = folder
+        found = measure(url, 1 if quick else 20, 4 if quick else 40)
+    base = found["bare"]
+    print(f"{'microseconds of processor time':<32}{'plain call':>12}{'streamed call':>16}{'per chunk':>12}")
+    print(f"{'bare':<32}{base['plain call']:>12,.0f}{base['streamed call']:>16,.0f}", end="")
+    print(f"{base['streamed call'] / CHUNKS:>12.1f}")
+    for name, kinds in found.items():
+        if name != "bare":
+            plain, streamed = (kinds[kind] - base[kind] for kind in ("plain call", "streamed call"))
+            each = (streamed - plain) / CHUNKS
+            print(f"{'+ ' + name:<32}{plain:>12,.0f}{streamed:>16,.0f}{each:>12.2f}")
+
+
+if __name__ == "__main__":
+    main()
