@@ -3,7 +3,7 @@
 Each integration is one module in this folder, or in a package of others that names it as an entry point of the group
 `prefactor_trace.integrations`. It holds data and pure functions, and imports nothing of its SDK:
 
-    REQUIRES   "openai>=1.40,<4": the distribution, and the versions it is tested with
+    REQUIRES   "openai>=1.99,<4": the distribution, and the versions it is tested with
     TAPS       where the SDK is tapped, and how its calls are read: see `_tap.Tap`
     TYPES      the span types it records, so that runs declare them
 
@@ -140,6 +140,12 @@ class _Integrated:
             return Integration(self.name, "failed", f"{detail}: {'; '.join(self._trouble)}")
         return Integration(self.name, "waiting" if self._waiting else "on", detail)
 
+    def wait_for_imports(self) -> None:
+        """Let another thread that is importing the SDK just now come to its end."""
+        for module, _ in self._acts():
+            if module in sys.modules:
+                importlib.import_module(module)
+
     def start(self) -> None:
         """Place the taps, or wait for the modules they belong to."""
         if self.is_wanted or self.version is None:
@@ -152,7 +158,7 @@ class _Integrated:
         for span_type in self._module.TYPES:
             _schema.declare(span_type)
         for module, act in self._acts():
-            if module in sys.modules and not _is_being_imported(module):
+            if module in sys.modules:
                 act()
                 continue
 
@@ -242,14 +248,17 @@ def instrument(*names: str) -> Instrumented:
         ConfigurationError: There is no integration of that name.
     """
     with _lock:
-        wanted = [_known(name) for name in names] if names else [_known(name) for name in available()]
+        wanted = [_known(name) for name in names or available()]
+    for each in wanted:
+        each.wait_for_imports()  # not under the lock, which somebody may want who is importing
+    with _lock:
         for each in wanted:
             each.start()
         done = Instrumented(each.report() for each in wanted)
     if any(each.state == "on" for each in done):
         from prefactor_trace.integrations import _price
 
-        _price.load()  # not under the lock, which somebody may want who is importing
+        _price.load()  # not under the lock, either
     return done
 
 
@@ -316,11 +325,6 @@ def _known(name: str) -> _Integrated:
             raise ConfigurationError(f"instrument: there is no integration {name!r}; {hint}")
         known = _integrated[name] = _Integrated(name, importlib.import_module(sources[name]))
     return known
-
-
-def _is_being_imported(module: str) -> bool:
-    spec = getattr(sys.modules[module], "__spec__", None)
-    return bool(getattr(spec, "_initializing", False))
 
 
 def _is_in(version: str, wanted: str) -> bool:

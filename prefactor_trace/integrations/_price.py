@@ -24,6 +24,7 @@ _COUNTS = {
 @functools.cache
 def load() -> Any:
     """Return the package, None if it is not installed. Takes 0.1 s, once: done before the first call is waiting."""
+    _source()
     if importlib.util.find_spec("genai_prices") is None:
         return None
     import genai_prices
@@ -32,6 +33,13 @@ def load() -> Any:
         genai_prices.Usage(input_tokens=1), "gpt-4o", provider_id="openai"
     )  # loads its data
     return genai_prices
+
+
+@functools.cache
+def _source() -> str:
+    from importlib import metadata
+
+    return " ".join(f"genai-prices {each.version}" for each in metadata.distributions(name="genai-prices"))
 
 
 def cost(priced_as: tuple[str, str] | None, usage: Mapping[str, int]) -> dict[str, Any] | None:
@@ -51,15 +59,13 @@ def cost(priced_as: tuple[str, str] | None, usage: Mapping[str, int]) -> dict[st
         price = prices.calc_price(
             prices.Usage(**counts), model, provider_id=provider, genai_request_timestamp=now
         )
-        from importlib import metadata
-
         updated = price.auto_update_timestamp
         return {
             "usd": float(price.total_price),
             "input_usd": float(price.input_price),
             "output_usd": float(price.output_price),
             "date": (updated or now).date().isoformat(),
-            "source": f"genai-prices {metadata.version('genai-prices')}",
+            "source": _source(),
         }
     except Exception:
         return None

@@ -165,18 +165,25 @@ def present(**given: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in (None, "", [], {})}
 
 
-# -- images and audio --------------------------------------------------------------------------------------
+# -- images, audio and secrets --------------------------------------------------------------------------------------
 
 # What holds base64, and the fields beside it that tell of what.
 _BASE64_FIELDS = ("data", "file_data", "b64_json", "partial_image_b64", "result", "image_base64")
 _KIND_FIELDS = ("media_type", "mime_type", "format", "output_format")
 _DIGESTED = 16 * 1024  # as capture does: the digest is of so many bytes
 _SHORT = 256  # what is shorter is shown
+# The entries of a request that tell the provider of a server, and with what to log in there.
+_SERVERS = ("mcp", "url")
+_SECRETS = ("authorization", "authorization_token", "headers")
+_MASK = "**********"  # as capture has it for secrets
 _MOST_VALUES = 50_000
 
 
 def without_media(value: Any) -> Any:
-    """Return *value*, JSON, with images, audio and files as kind, size and digest; the same one if it has none."""
+    """Return *value*, JSON, with images, audio and files as kind, size and digest; the same one if it has none.
+
+    What a provider is told to log in with elsewhere is left out, too.
+    """
     return _Media().read(value)
 
 
@@ -200,7 +207,11 @@ class _Media:
 
     def _read_dict(self, value: dict[Any, Any], depth: int) -> Any:
         fields = {}
+        is_server = value.get("type") in _SERVERS
         for name, item in value.items():
+            if is_server and name in _SECRETS and item is not None:
+                fields[name] = _MASK
+                continue
             is_base64 = name in _BASE64_FIELDS and type(item) is str and len(item) > _SHORT
             found = _of_base64(item, _kind_beside(value)) if is_base64 else self.read(item, depth + 1)
             if found is not item:

@@ -28,7 +28,7 @@ from prefactor_trace.integrations._tap import Reply
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-REQUIRES = "anthropic>=0.40,<3"
+REQUIRES = "anthropic>=0.50,<3"
 
 _ANY = {"type": "object"}
 _TEXT = {"type": "string"}

@@ -26,7 +26,7 @@ from prefactor_trace.integrations._tap import Reply
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-REQUIRES = "openai>=1.40,<4"
+REQUIRES = "openai>=1.99,<4"
 
 _ANY = {"type": "object"}
 _TEXT = {"type": "string"}

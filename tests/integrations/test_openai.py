@@ -294,7 +294,7 @@ def test_a_chat_is_a_span(client, run):
     call = {"id": "call_1", "name": "weather", "arguments": '{"city":"Paris"}'}
     assert span.result == {"text": "", "tool_calls": [call], "finish_reason": "tool_calls"}
     assert span.token_usage == TOKENS
-    assert span.metadata.pop("cost").keys() == {"usd", "input_usd", "output_usd", "date", "source"}
+    span.metadata.pop("cost", None)
     assert span.metadata == {
         "provider": "openai",
         "model": MODEL,
@@ -311,6 +311,7 @@ def test_the_price_is_right(client, run):
     client.chat.completions.create(**ASK)
 
     (span,) = run.spans
+    assert span.metadata["cost"].keys() == {"usd", "input_usd", "output_usd", "date", "source"}
     expected = (Decimal(7) * Decimal("2.5") + Decimal(4) * Decimal("1.25") + Decimal(7) * 10) / 1_000_000
     assert span.metadata["cost"]["usd"] == float(expected)
 
@@ -410,6 +411,18 @@ def test_images_and_audio_are_kind_size_and_digest(client, run):
     ]
 
 
+def test_what_logs_in_elsewhere_is_not_recorded(client, provider, run):
+    """A server that the model may use comes with its keys; they go to the provider alone."""
+    headers = {"Authorization": "Bearer hush"}
+    tool = {"type": "mcp", "server_label": "a", "server_url": "https://a.example", "authorization": "hush"}
+    client.responses.create(model=MODEL, input="hi", tools=[{**tool, "headers": headers}])
+
+    (span,) = run.spans
+    assert b"hush" in provider.requests[0][2]
+    assert "hush" not in repr(span)
+    assert span.payload["tools"][0]["server_url"] == "https://a.example"
+
+
 def test_inputs_are_of_the_moment_of_the_call(client, run):
     """An agent goes on with the same list: what is recorded is what was sent."""
     messages = list(MESSAGES)
@@ -457,26 +470,22 @@ def test_nobody_listening_is_an_error(run):
 
 
 @pytest.mark.parametrize(
-    ("fault", "error", "status"),
-    [
-        ("disconnect", "openai.APIConnectionError", "failed"),
-        ("corrupt", "json.decoder.JSONDecodeError", "failed"),
-        ("error", "openai.APIError", "failed"),
-        ("truncate", None, "complete"),
-    ],
+    ("fault", "status"),
+    [("disconnect", "failed"), ("corrupt", "failed"), ("error", "failed"), ("truncate", "complete")],
 )
-def test_a_stream_that_breaks_keeps_its_beginning(fault, error, status, client, provider, run):
+def test_a_stream_that_breaks_keeps_its_beginning(fault, status, client, provider, run):
     """What had come is recorded, with the exception that the user saw, and that it is not all."""
     provider.faults[:] = [fault]
+    seen = None
     try:
         list(client.chat.completions.create(**ASK, stream=True))
     except Exception as raised:
-        seen = f"{type(raised).__module__}.{type(raised).__name__}"
-        assert seen == error
+        seen = f"{type(raised).__module__}.{type(raised).__qualname__}"
 
     (span,) = run.spans
     assert span.status == status
-    assert (span.error or {}).get("error_type") == error
+    assert (seen is not None) is (status == "failed")
+    assert (span.error or {}).get("error_type") == seen
     assert span.result == {"text": "It is sunny"}
     assert span.metadata["incomplete"] is True
 

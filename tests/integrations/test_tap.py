@@ -404,6 +404,26 @@ def test_an_sdk_that_is_imported_later_is_tapped(sdks):
     ]
 
 
+def test_an_sdk_that_is_just_being_imported_is_tapped(sdks):
+    """In another thread, which may be anywhere in it."""
+    lines = program(
+        """
+        import threading, time
+        importing = threading.Thread(target=lambda: __import__("openai"))
+        pt.uninstrument()
+        importing.start()
+        while "openai._base_client" not in sys.modules:
+            time.sleep(0)
+        print(pt.instrument("openai")["openai"].state)
+        importing.join()
+        import openai
+        print(hasattr(openai._base_client.SyncAPIClient.request, "__wrapped__"))
+        """,
+        "openai",
+    )
+    assert lines[1:] == ["on", "True"]
+
+
 def test_an_sdk_that_is_not_wanted_any_more_is_left_alone(sdks):
     """Taken back before it was imported."""
     lines = program(
@@ -477,10 +497,7 @@ def test_inherited_and_static_functions():
     module.Child = Child
     sys.modules["toy_sdk"] = module
     try:
-        patches = [
-            _patch.place(f"toy_sdk:Child.{name}", passing)
-            for name in ("call", "static", "of_class")
-        ]
+        patches = [_patch.place(f"toy_sdk:Child.{name}", passing) for name in ("call", "static", "of_class")]
         assert (Child().call(2), Child.static(3), Child.of_class(4)) == (4, 3, (Child, 4))
         assert all(patch.undo() for patch in patches)
     finally:
@@ -601,9 +618,7 @@ class Listening:
         raise AssertionError(what)
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 9) | st.text(), st.lists, max_leaves=5
-)
+json_values = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(), st.lists, max_leaves=5)
 
 
 @given(
