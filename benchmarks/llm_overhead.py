@@ -2,10 +2,10 @@
 
 OpenAI's SDK asks a server on loopback: a plain chat completion, and a streamed one of 500 chunks. It does so as it is,
 under `prefactor_trace`, under OpenTelemetry's `opentelemetry-instrumentation-openai-v2` and under
-`openinference-instrumentation-openai`, if they are installed, in rounds of all, so that noise meets all alike. Each
-records the contents of messages. Ours writes to its spool; OpenTelemetry's spans go through its batch processor to an
+`openinference-instrumentation-openai`, if they are installed, each in processes of its own: what one leaves behind in
+the interpreter is no other's cost. Each records the contents of messages. Ours writes to its spool; OpenTelemetry's spans go through its batch processor to an
 exporter that drops them. Measured is processor time of the calling thread, of which a server in another process takes
-none: its tenth percentile, because what other programs do to the processor only ever adds.
+none: its tenth percentile, and of the rounds the least, because what other programs do only ever adds.
 
     python benchmarks/llm_overhead.py [--quick]
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -110,11 +111,10 @@ def _low(times: list[float]) -> float:
     return quantiles(times, n=10)[0]
 
 
-def measure(url: str, rounds: int, calls: int) -> dict[str, dict[str, float]]:
-    """Return microseconds of processor time for each kind of call, by contestant."""
+def measure(url: str, name: str, calls: int) -> dict[str, float]:
+    """Return microseconds of processor time for each kind of call of one contestant, in this process."""
     import openai
 
-    took: dict[str, dict[str, list[float]]] = {}
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
 
     def plain() -> None:
@@ -124,33 +124,48 @@ def measure(url: str, rounds: int, calls: int) -> dict[str, dict[str, float]]:
         for _ in client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True):
             pass
 
-    there = list(contestants().items())
-    for number in range(rounds + 1):
-        for name, contestant in there[number % len(there) :] + there[: number % len(there)]:
-            kinds: dict[str, Callable[[], None]] = {"plain call": plain, "streamed call": streamed}
-            with contestant():
-                for kind, call in kinds.items():
-                    call()
-                    times = []
-                    for _ in range(calls if kind == "plain call" else max(2, calls // 8)):
-                        began = time.thread_time_ns()
-                        call()
-                        times.append((time.thread_time_ns() - began) / 1e3)
-                    if number:  # the first round is for what is loaded on first use
-                        took.setdefault(name, {}).setdefault(kind, []).extend(times)
-    client.close()
-    return {name: {kind: _low(each) for kind, each in kinds.items()} for name, kinds in took.items()}
+    kinds = {"plain call": (plain, calls), "streamed call": (streamed, max(2, calls // 8))}
+    found = {}
+    with contestants()[name](), client:
+        for kind, (call, count) in kinds.items():
+            for _ in range(max(1, count // 4)):  # what is loaded on first use
+                call()
+            times = []
+            for _ in range(count):
+                began = time.thread_time_ns()
+                call()
+                times.append((time.thread_time_ns() - began) / 1e3)
+            found[kind] = _low(times)
+    return found
+
+
+def measure_apart(url: str, rounds: int, calls: int) -> dict[str, dict[str, float]]:
+    """Measure each contestant in processes of its own, in rounds of all; return the least of the rounds."""
+    took: dict[str, dict[str, list[float]]] = {}
+    for _ in range(rounds):
+        for name in contestants():
+            command = [sys.executable, __file__, "--only", name, "--url", url, "--calls", str(calls)]
+            said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+            for kind, microseconds in json.loads(said).items():
+                took.setdefault(name, {}).setdefault(kind, []).append(microseconds)
+    return {name: {kind: min(each) for kind, each in kinds.items()} for name, kinds in took.items()}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few calls, to see that it runs")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    parser.add_argument("--calls", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.only:
+        print(json.dumps(measure(given.url, given.only, given.calls)))
+        return
     os.environ["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = "true"
     with tempfile.TemporaryDirectory() as folder, serving() as url:
         os.environ["PREFACTOR_STATE_DIR"] = folder
-        found = measure(url, 1 if quick else 20, 4 if quick else 40)
+        found = measure_apart(url, 1 if given.quick else 5, 4 if given.quick else 160)
     base = found["bare"]
     print(f"{'microseconds of processor time':<32}{'plain call':>12}{'streamed call':>16}{'per chunk':>12}")
     print(f"{'bare':<32}{base['plain call']:>12,.0f}{base['streamed call']:>16,.0f}", end="")

@@ -85,6 +85,16 @@ class TestBlock:
             messages.append({"role": "assistant"})
         assert recorded.spans[0].payload == {"input": [{"role": "user"}]}
 
+    def test_token_usage(self, recorded):
+        """Counts are copied as they are set, and stand beside payload and result."""
+        with pt.span("agent:llm") as step:
+            usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+            step.set_token_usage(usage)
+            usage["total_tokens"] = 0
+
+        (span,) = recorded.spans
+        assert span.token_usage == {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+
     def test_fail_and_cancel(self, recorded):
         """A step can be failed or cancelled without an exception; an exception overrules a cancel."""
         with pt.span("a") as step:

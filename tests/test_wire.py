@@ -420,7 +420,9 @@ def created(record):
 
 def test_a_span_in_one_create():
     """A finished span is one create: the envelope with the payload as inputs, the result beside it, key outside."""
-    record = span(pfid(2), pfid(1), result=b'{"hits":3}', metadata=b'{"model":"m"}')
+    record = span(
+        pfid(2), pfid(1), result=b'{"hits":3}', metadata=b'{"model":"m"}', usage=b'{"total_tokens":3}'
+    )
     assert created(record) == {
         "idempotency_key": pfid(2),
         "details": {
@@ -430,7 +432,12 @@ def test_a_span_in_one_create():
             "status": "complete",
             "started_at": "2023-11-14T22:13:21.000000Z",
             "finished_at": "2023-11-14T22:13:22.000000Z",
-            "payload": {"name": "look up", "inputs": {"query": "refund"}, "metadata": {"model": "m"}},
+            "payload": {
+                "name": "look up",
+                "inputs": {"query": "refund"},
+                "metadata": {"model": "m"},
+                "token_usage": {"total_tokens": 3},
+            },
             "result_payload": {"hits": 3},
         },
     }
