@@ -318,6 +318,12 @@ class Call:
             self._guarded(answer.close)
             self.ended() if self._reply().is_whole else self.abandoned()
 
+    def dropped(self) -> None:
+        """Hear that nobody can read the stream any more: who had it whole from the start, never closes its body."""
+        self.is_inside = False
+        if self._answer is not None:
+            self.body_closed(self._answer)
+
     # -- inside --------------------------------------------------------------------------------------------
 
     def _end(self, end: Callable[[], None], *, is_whole: bool = True) -> None:
@@ -495,6 +501,9 @@ class _Items:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    def __del__(self) -> None:
+        self._call.dropped()
+
     def __next__(self) -> Any:
         call = self._call
         call.is_inside = True
@@ -525,6 +534,9 @@ class _AsyncItems:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    def __del__(self) -> None:
+        self._call.dropped()
 
     async def __anext__(self) -> Any:
         call = self._call

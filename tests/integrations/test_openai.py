@@ -6,6 +6,8 @@ import asyncio
 import base64
 import gc
 import hashlib
+import importlib
+import json
 import pickle
 import threading
 from decimal import Decimal
@@ -559,6 +561,25 @@ def test_a_stream_dropped_is_ended(client, run):
 
     (span,) = run.spans
     assert span.metadata["abandoned"] is True
+
+
+def test_a_stream_that_was_whole_from_the_start_is_ended(run):
+    """As from a cache or a mock below the SDK: read in part and dropped, its call ends too."""
+    with openai.OpenAI(api_key=KEY) as plain:
+        http = importlib.import_module(type(plain._client).__mro__[-2].__module__.split(".")[0])
+    delta = {"index": 0, "delta": {"content": "hey"}, "finish_reason": None}
+    data = f"data: {json.dumps({'id': 'x', 'model': MODEL, 'choices': [delta]})}\n\n".encode()
+    transport = http.MockTransport(lambda request: http.Response(200, content=data * 2))
+    with openai.OpenAI(api_key=KEY, http_client=http.Client(transport=transport)) as client:
+        stream = client.chat.completions.create(**ASK, stream=True)
+        next(stream)
+        stream.close()
+        del stream
+        gc.collect()
+
+    (span,) = run.spans
+    assert span.metadata["abandoned"] is True
+    assert span.metadata["items"] == 1
 
 
 def test_a_stream_makes_no_cycle_more(client, run):

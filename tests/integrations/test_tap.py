@@ -648,6 +648,17 @@ def test_events_are_read_however_they_are_cut(events, end, cuts, comments):
     assert answer.trouble is None
 
 
+def test_an_end_of_line_cut_in_two_is_one():
+    """Between its two characters: the lines of one event stay together."""
+    heard = Listening()
+    answer = Answer(heard)
+    for piece in (b'data: {"a":\r', b"\ndata: 1}\r", b"\n\r", b"\n"):
+        answer.feed(piece)
+    answer.close()
+
+    assert (heard.events, answer.trouble) == ([{"a": 1}], None)
+
+
 @given(st.lists(st.binary()))
 def test_any_bytes_are_borne(pieces):
     """Whatever a server sends, reading it does not fail."""
