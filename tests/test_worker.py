@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from patience import within
 
 from prefactor_trace import _guard, _spool
 from prefactor_trace._outbox import POISON, Limits
@@ -109,7 +110,7 @@ def test_putting_never_waits_for_the_network(make):
     assert gate.entered.wait(5)
     started = time.perf_counter()
     put(worker, *(f"s{number}" for number in range(5_000)))
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < within(2)
     assert worker.ledger[:4] == (5_001, 0, {}, 5_001)
     gate.open.set()
     assert worker.flush(10)[:4] == (5_001, 5_001, {}, 0)
@@ -122,7 +123,7 @@ def test_flush_gives_up_in_time(make):
     put(worker, "a")
     started = time.perf_counter()
     ledger = worker.flush(0.2)
-    assert 0.15 < time.perf_counter() - started < 1
+    assert 0.15 < time.perf_counter() - started < within(1)
     assert ledger.pending == 1
     gate.open.set()
 
@@ -147,7 +148,7 @@ def test_flush_with_nothing_to_do(make):
     worker = make(MemoryExporter())
     started = time.perf_counter()
     worker.flush(10)
-    assert time.perf_counter() - started < 0.1
+    assert time.perf_counter() - started < within(0.1)
 
 
 def test_shutdown_delivers_and_stops(make):
@@ -172,7 +173,7 @@ def test_shutdown_counts_what_is_lost(make, caplog):
     assert gate.entered.wait(5)
     started = time.perf_counter()
     ledger = worker.shutdown(0.2)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < within(1)
     assert ledger[:4] == (2, 0, {"exit": 2}, 0)
     assert "2 records could not be delivered" in caplog.text
     gate.open.set()
@@ -278,7 +279,7 @@ def test_a_lock_that_a_signal_left_held(make):
     worker._lock.acquire()
     started = time.perf_counter()
     worker.flush(0.1)
-    assert time.perf_counter() - started < 4
+    assert time.perf_counter() - started < within(4)
     worker._lock.release()
     assert worker.flush(5).delivered == 1
 
@@ -299,7 +300,7 @@ def test_a_signal_handler_in_the_middle_of_carrying(make):
     worker._carry_over()
     worker._outbox.put = original
 
-    assert max(seconds) < 0.3
+    assert max(seconds) < within(0.3)
     assert worker.shutdown(5)[:4] == (1, 1, {}, 0)
 
 
@@ -856,7 +857,7 @@ class TestSpool:
         began = time.monotonic()
         ledger = worker.flush(3)
 
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < within(1)
         assert ledger[:4] == (240, 0, {}, 240)
 
     def test_a_run_that_is_going_on_at_the_end_of_an_outage(self, keep, site, folder):

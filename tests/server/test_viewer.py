@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from patience import within
 
 from prefactor_trace import _ids
 from prefactor_trace.server import LocalPlatform, _html, _tree, _viewer
@@ -615,7 +616,7 @@ def test_a_thousand_spans_are_rendered_in_time(world):
         world.browser.get(f"/instances/{run}")
         return time.process_time() - begin
 
-    assert min(seconds() for _ in range(5)) < 0.3
+    assert min(seconds() for _ in range(5)) < within(0.3)
 
 
 def test_a_deep_chain_is_shown_to_its_end(world):
