@@ -12,9 +12,9 @@ with pt.instance(agent_name="support-bot", agent_version="1.4.0"):
 from prefactor_trace._api import Tracer, aflush, ashutdown, configure, flush, instance, shutdown, stats
 from prefactor_trace._context import carry
 from prefactor_trace._record import Ledger
-from prefactor_trace._schema import Schema, SpanType
+from prefactor_trace._schema import QualityType, Schema, SpanType
 from prefactor_trace._version import __version__
-from prefactor_trace.errors import ConfigurationError, InstanceTerminated, PrefactorTraceError
+from prefactor_trace.errors import ConfigurationError, InstanceTerminated, PrefactorTraceError, UsageError
 from prefactor_trace.instances import Instance, current_instance
 from prefactor_trace.spans import Span, current_span, span
 
@@ -24,10 +24,12 @@ __all__ = [
     "InstanceTerminated",
     "Ledger",
     "PrefactorTraceError",
+    "QualityType",
     "Schema",
     "Span",
     "SpanType",
     "Tracer",
+    "UsageError",
     "__version__",
     "aflush",
     "ashutdown",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from prefactor_trace import _context, _guard
 from prefactor_trace._settings import resolve
@@ -32,7 +32,8 @@ class Tracer(TracerCore):
 
     Args:
         exporter: Where batches go, instead of over HTTP.
-        schema: Span types to declare beside those of decorated functions, and the schema version's name.
+        schema: Span types to declare beside those of decorated functions, kinds of rating, and the schema version's
+            name.
         threaded: False sends only inside `flush` and `shutdown`, on the caller's thread.
         environ: Variables to look at. Default: the process's.
         settings: As for `configure`.
@@ -102,6 +103,7 @@ def configure(
     max_output_length: int | None = None,
     implicit_instances: bool | None = None,
     disabled: bool | None = None,
+    on_error: Literal["log", "raise"] | None = None,
     live_after: float | None = None,
     batch_size: int | None = None,
     batch_delay: float | None = None,
@@ -135,6 +137,7 @@ def configure(
         max_output_length: Characters kept of each string in a result.
         implicit_instances: Open a run around a span outside of any.
         disabled: Record and send nothing.
+        on_error: What a call that cannot work does: "log" (the default) counts and logs it, "raise" raises UsageError.
         live_after: Seconds after which a running span is shown before it ends.
         batch_size: Records in a request.
         batch_delay: Seconds a record waits for company.
@@ -147,7 +150,8 @@ def configure(
             `exporter`.
         spool_dir: Folder of the spool.
         exporter: Where batches go, instead of over HTTP.
-        schema: Span types to declare beside those of decorated functions, and the schema version's name.
+        schema: Span types to declare beside those of decorated functions, kinds of rating, and the schema version's
+            name.
 
     Raises:
         ConfigurationError: A value cannot work. The message names it, and never shows a token.

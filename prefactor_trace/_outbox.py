@@ -5,7 +5,7 @@ a time. In go facts (`put`) and outcomes (`resolve`); out come batches (`next`) 
 
 Theory of operation. A span lives in one of three places: *open* (it has begun, the platform does not know),
 *announced* (it is still running and the platform has been told), *waiting* (all is known, to be sent). Instance
-facts are waiting at once. A batch is cut from the front of what waits, and nothing leaves by being cut: records
+facts are waiting at once, and so is a quality, which may come when its run is over. A batch is cut from the front of what waits, and nothing leaves by being cut: records
 leave when an outcome says that the platform has them, or never will. So a batch that failed is simply cut again.
 
 The platform wants parents before children, but children end first. Therefore a batch that takes a child takes its
@@ -26,6 +26,7 @@ from prefactor_trace._record import (
     InstanceRegistered,
     Ledger,
     Outcome,
+    QualityRecorded,
     SpanEnded,
     SpanRecord,
     SpanStarted,
@@ -43,6 +44,8 @@ _BACKOFF_CAP_SECONDS = 30.0
 _RETRY_AFTER_CAP_SECONDS = 900.0
 # Spans given up are remembered as long as children may still arrive.
 _LOST_PARENTS_KEPT = 10_000
+# Runs that have ended are remembered as long as somebody may still rate them: it spares the platform a question.
+_ENDED_KEPT = 1_000
 # One request's bytes; the platform publishes no limit (API contract section 13, no. 2).
 _BATCH_BYTES = 1_000_000
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
@@ -107,6 +110,9 @@ class Outbox:
         self._bytes = 0
         self._running: set[str] = set()  # instances registered and not finished
         self._dead: dict[str, str] = {}  # instances the platform refused → why
+        self._over: dict[
+            str, str | None
+        ] = {}  # instances that have ended here, the latest → why they were given up
         self._lost: dict[str, str | None] = {}  # spans given up → their parent
         self._unsure: set[str] = set()  # spans whose announcement was tried, and perhaps heard
         self._known: set[str] = set()  # instances of which the platform knows through us
@@ -226,12 +232,17 @@ class Outbox:
     def _put_instance(self, fact: InstanceRecord, now: float) -> None:
         self._created += 1
         instance_id = fact.instance_id
+        size = _size_of(fact)
         reason = "after_shutdown" if self._closing else self._dead.get(instance_id)
         if type(fact) is InstanceFinished:
-            self._running.discard(instance_id)
+            self.leave(instance_id)
             self._dead.pop(instance_id, None)
         elif reason is None and type(fact) is InstanceRegistered:
             self._running.add(instance_id)
+            self._over.pop(instance_id, None)
+        elif reason is None and type(fact) is QualityRecorded:
+            is_too_much = self._bytes + size > self._limits.buffer_bytes
+            reason = self._over.get(instance_id) or ("overflow" if is_too_much else None)
         if reason is None and type(fact) is InstanceRegistered and self._bytes > self._limits.buffer_bytes:
             reason = self._dead[instance_id] = "overflow"  # the whole run: half of it would be of no use
             self._running.discard(instance_id)
@@ -241,8 +252,10 @@ class Outbox:
         if reason is not None:
             self._drop(fact.key, reason)
             return
-        self._waiting[fact.key] = (self._next_ticket(), now, fact, _INSTANCE_RECORD_SIZE)
-        self._bytes += _INSTANCE_RECORD_SIZE
+        self._waiting[fact.key] = (self._next_ticket(), now, fact, size)
+        self._bytes += size
+        if self._is_returning and type(fact) is QualityRecorded:
+            self._move_finish_back(instance_id)
 
     def _without_data(self, record: SpanRecord) -> SpanRecord | None:
         """Return *record* as it fits into a buffer that is getting tight: without its data, or None: not at all."""
@@ -262,8 +275,11 @@ class Outbox:
         self._known.add(instance_id)
 
     def leave(self, instance_id: str) -> None:
-        """Note that a run has ended, though its finish is not here yet."""
+        """Note that a run has ended, though its finish may not be here yet."""
         self._running.discard(instance_id)
+        self._over[instance_id] = self._dead.get(instance_id)
+        if len(self._over) > _ENDED_KEPT:
+            del self._over[next(iter(self._over))]
 
     def suspect(self, span_id: str) -> None:
         """Note that the platform may have been told of a span while it was running, by an earlier process."""
@@ -333,6 +349,9 @@ class Outbox:
         size = 0
         passed_over: set[str] = set()  # instances whose own records are held: nothing of them may go
         unfinished: set[str] = set()  # instances of which something is held: their finish may not go
+        unrated: set[tuple[str, str]] = (
+            set()
+        )  # instances and names: what was recorded later must stay the last
         suspect: list[Record] = []
         entries = reversed(self._waiting.items()) if from_the_end else iter(self._waiting.items())
         for key, (_, _, record, record_size) in entries:
@@ -343,13 +362,17 @@ class Outbox:
                 continue
             if type(record) is InstanceFinished and (self.holds_finishes or instance_id in unfinished):
                 continue
+            if type(record) is QualityRecorded and (instance_id, record.name) in unrated:
+                continue
             line = self._line(record, batch)
             is_held = bool(self._held) and any(self._is_held(each, now) for each in line)
             is_suspect = bool(self._strikes) and any(each.key in self._strikes for each in line)
             if is_held or is_suspect:
-                if type(record) is not SpanRecord:
+                if type(record) is QualityRecorded:
+                    unrated.add((instance_id, record.name))
+                elif type(record) is not SpanRecord:
                     passed_over.add(instance_id)
-                elif self._tries(record) < _FINISH_WAITS_FOR:
+                if self._tries(record) < _FINISH_WAITS_FOR:
                     unfinished.add(instance_id)
                 if not is_held:
                     suspect = suspect or line
@@ -498,8 +521,10 @@ class Outbox:
         for record in sent:
             instance_id = record.instance_id
             is_late = record.key not in outcome.unknown or instance_id in self._known
-            if is_late or type(record) is not SpanRecord:
+            if is_late or type(record) not in (SpanRecord, QualityRecorded):
                 continue
+            if type(record) is QualityRecorded and instance_id in self._over:
+                continue  # it was recorded after the end, and nobody else will register the run
             if instance_id not in early:
                 _, tries = self._held.get(instance_id, (0.0, 0))
                 if tries >= len(_STRANGER_SECONDS):
@@ -564,6 +589,8 @@ class Outbox:
         """Drop all of an instance that is given up."""
         if instance_id in self._running:
             self._dead[instance_id] = reason
+        elif instance_id in self._over:
+            self._over[instance_id] = reason
         for key in [key for key, each in self._waiting.items() if each[2].instance_id == instance_id]:
             self._forget(key)
             self._drop(key, reason)
@@ -650,7 +677,7 @@ class Outbox:
 
 
 def _size_of(record: Record) -> int:
-    return record.size if type(record) is SpanRecord else _INSTANCE_RECORD_SIZE
+    return record.size if isinstance(record, (SpanRecord, QualityRecorded)) else _INSTANCE_RECORD_SIZE
 
 
 def interrupted(started: SpanStarted, at: int) -> SpanEnded:

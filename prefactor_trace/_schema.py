@@ -88,6 +88,60 @@ class SpanType:
         }
 
 
+@dataclass(frozen=True)
+class QualityType:
+    """A named kind of rating that a run can be given with `Instance.record_quality`.
+
+    Attributes:
+        name: The kind's name on the platform, such as `verdict`.
+        schema: JSON Schema of the payload, which is always an object. Default: any object.
+        title: What people read; the platform shows the name if there is none.
+        description: One or two sentences about what is rated, and how.
+        template: Liquid text for the one-line summary; fields of the payload are addressed by name.
+        data_risk: What data the payload holds, as in `SpanType`.
+
+    Raises:
+        ConfigurationError: The name is empty, a text is none, or the schema is not a JSON object.
+    """
+
+    name: str
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    title: str | None = None
+    description: str | None = None
+    template: str | None = None
+    data_risk: Mapping[str, Any] | DataRisk | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse here, where it is written, what the platform would refuse with the whole run."""
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigurationError("QualityType: the name must be a text that is not empty")
+        for name in ("title", "description", "template"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigurationError(f"QualityType {self.name!r}: {name} must be a text")
+        if not isinstance(self.schema, dict | None):
+            raise ConfigurationError(f"QualityType {self.name!r}: the schema must be a JSON object")
+        if not _is_risk(self.data_risk):
+            raise ConfigurationError(f"QualityType {self.name!r}: data_risk must be an object of objects")
+        try:
+            orjson.dumps(self.to_wire())
+        except TypeError as error:
+            raise ConfigurationError(f"QualityType {self.name!r} is not JSON: {error}") from None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the item of `quality_schemas` (API contract section 7.4)."""
+        optional = {
+            "title": self.title,
+            "description": self.description,
+            "template": self.template,
+            "data_risk": _whole_risk(self.data_risk),
+        }
+        return {
+            "name": self.name,
+            "schema": self.schema or _ANY_OBJECT,
+            **{key: value for key, value in optional.items() if value is not None},
+        }
+
+
 _RISK_PARTS = ("action_profile", "params_data_categories", "result_data_categories")
 
 
@@ -125,15 +179,24 @@ def _in_envelope(params: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Schema:
-    """The set of span types an instance declares.
+    """The set of span types an instance declares, and the kinds of rating it can be given.
 
     Attributes:
         types: The span types; a later one replaces an earlier one of the same name.
         external_identifier: The version's name on the platform. Default: a hash of the types' content.
+        quality: The kinds of rating; a later one replaces an earlier one of the same name.
     """
 
     types: tuple[SpanType, ...] = ()
     external_identifier: str | None = None
+    quality: tuple[QualityType, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse here what would cost every run its registration. Raises ConfigurationError."""
+        is_right = isinstance(self.quality, (tuple, list))
+        if not is_right or not all(isinstance(each, QualityType) for each in self.quality):
+            raise ConfigurationError("Schema: quality takes a tuple of QualityType")
+        object.__setattr__(self, "quality", tuple(self.quality))
 
     def to_json(self) -> bytes:
         """Return `to_wire` as JSON; made once. Raises TypeError for what is not JSON."""
@@ -147,9 +210,12 @@ class Schema:
         # The platform refuses a register without any type, and an agent may have none but ad hoc spans.
         by_name = {each.name: each for each in self.types or (SpanType("span"),)}
         types = [by_name[name].to_wire() for name in sorted(by_name)]
+        quality = {each.name: each.to_wire() for each in sorted(self.quality, key=lambda each: each.name)}
         return {
-            "external_identifier": self.external_identifier or _content_hash(types),
+            "external_identifier": self.external_identifier
+            or _content_hash([*types, {"quality_schemas": quality}] if quality else types),
             "span_type_schemas": types,
+            **({"quality_schemas": list(quality.values())} if quality else {}),
         }
 
 
@@ -211,10 +277,15 @@ def by_name(name: str) -> SpanType:
     return known
 
 
-def declared(extra: Iterable[SpanType] = (), external_identifier: str | None = None) -> Schema:
-    """Return the schema of all types declared so far, with *extra* over them."""
+def declared(
+    extra: Iterable[SpanType] = (),
+    external_identifier: str | None = None,
+    quality: tuple[QualityType, ...] = (),
+) -> Schema:
+    """Return the schema of all types declared so far, with *extra* over them, and *quality*."""
     global _schema  # noqa: PLW0603 - a cache of one, so that a program of many short runs builds it once
     types = (*_ad_hoc.values(), *_declared.values(), *extra)
-    if _schema.types != types or _schema.external_identifier != external_identifier:
-        _schema = Schema(types, external_identifier)
+    is_same = _schema.types == types and _schema.quality == quality
+    if not is_same or _schema.external_identifier != external_identifier:
+        _schema = Schema(types, external_identifier, quality)
     return _schema

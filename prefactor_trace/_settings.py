@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _DEFAULT_API_URL = "https://app.prefactorai.com"
+_ON_ERROR = ("log", "raise")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -92,6 +93,13 @@ def _level(value: object) -> str:
     return word
 
 
+def _on_error(value: object) -> str:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in _ON_ERROR:
+        raise ValueError(f"must be one of {', '.join(_ON_ERROR)}")
+    return word
+
+
 def _path(value: object) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not str(value):
         raise ValueError("is not a path")
@@ -133,6 +141,9 @@ class Settings:
     """Whether a span outside any instance opens one around itself, instead of running unrecorded."""
     disabled: bool = _knob(default=False, env="PREFACTOR_DISABLED", parse=_switch)
     """Records nothing, sends nothing."""
+    on_error: str = _knob("log", "PREFACTOR_ON_ERROR", _on_error)
+    """What a call that cannot work does, such as `record_quality` of what is not declared: `log` counts and logs it,
+    `raise` raises UsageError. It is never about delivery."""
     # Delivery
     live_after: float = _knob(5.0, "PREFACTOR_LIVE_AFTER", _seconds)
     """Seconds after which a running span is shown before it ends."""

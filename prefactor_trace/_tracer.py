@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from prefactor_trace import _clock, _guard, _ids, _local, _schema, _spool
 from prefactor_trace._capture import Limits as CaptureLimits
 from prefactor_trace._outbox import Limits
+from prefactor_trace._quality import Qualities
 from prefactor_trace._settings import apply_log_level, partition_hint
 from prefactor_trace._worker import Worker
 from prefactor_trace.http._protocol import is_loopback
@@ -42,7 +43,8 @@ class TracerCore:
     Args:
         settings: All knobs.
         exporter: Where batches go. None: to the destination of the settings, over HTTP.
-        schema: Span types to declare beside those of decorated functions, and the schema version's name.
+        schema: Span types to declare beside those of decorated functions, kinds of rating, and the schema version's
+            name.
         threaded: False sends only inside `flush` and `shutdown`.
     """
 
@@ -58,6 +60,7 @@ class TracerCore:
         self.input_limits = CaptureLimits(max_string=settings.max_input_length)
         self.output_limits = CaptureLimits(max_string=settings.max_output_length)
         self._extra_schema = schema or _schema.Schema()
+        self.qualities = Qualities(self._extra_schema.quality)
         hint = partition_hint(settings)
         self._partition = _ids.partition_of(hint) if hint else _ids.NO_PARTITION
         self._is_partition_told = False
@@ -91,7 +94,8 @@ class TracerCore:
 
     def schema(self) -> Schema:
         """Return the schema that an instance starting now declares."""
-        return _schema.declared(self._extra_schema.types, self._extra_schema.external_identifier)
+        extra = self._extra_schema
+        return _schema.declared(extra.types, extra.external_identifier, extra.quality)
 
     def listen(self, instance_id: str, listener: Listener) -> None:
         """Tell *listener* what the platform says about the instance, for as long as it lives."""

@@ -25,7 +25,16 @@ import orjson
 
 from prefactor_trace import _guard, _ids
 from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
-from prefactor_trace._record import InstanceFinished, Ledger, Outcome, SpanEnded, SpanRecord, SpanStarted
+from prefactor_trace._record import (
+    QUALITY,
+    InstanceFinished,
+    Ledger,
+    Outcome,
+    QualityRecorded,
+    SpanEnded,
+    SpanRecord,
+    SpanStarted,
+)
 from prefactor_trace._shelf import Shelf
 from prefactor_trace._wire import line_of
 
@@ -554,7 +563,11 @@ class Worker:
         for segment, records, lost in spool.sacrifice():
             with self._lock:
                 # What is in memory is not lost with the file; but half a run is of no use.
-                instances = {instance_id for key, instance_id in records if key not in self._shelf}
+                instances = {
+                    instance_id
+                    for key, instance_id in records
+                    if key not in self._shelf and not key.endswith(QUALITY)  # without which a run is whole
+                }
                 self._shelf.give_up(segment, "quota", instances, forget=True)
                 for instance_id in instances:
                     self._outbox.bury(instance_id, "quota")
@@ -593,7 +606,7 @@ class Worker:
         take = self._shelf.load if reading.segment is not None else self._shelf.adopt
         if not take(fact, segment):
             return
-        if not isinstance(fact, SpanEnded):
+        if not isinstance(fact, (SpanEnded, QualityRecorded)):
             self._half_here.add(fact.instance_id)
         if found.is_suspect:
             self._outbox.suspect(fact.id)  # type: ignore[union-attr] # a span

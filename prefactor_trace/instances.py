@@ -14,10 +14,12 @@ from prefactor_trace import _guard, _ids
 from prefactor_trace._capture import trimmed
 from prefactor_trace._context import Block, Scope, current
 from prefactor_trace._ending import ending_of
-from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted
+from prefactor_trace._quality import Mistake, Rating
+from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted, QualityRecorded
 from prefactor_trace._version import __version__
+from prefactor_trace._worker import HEAVY
 from prefactor_trace._wrap import wrap
-from prefactor_trace.errors import InstanceTerminated
+from prefactor_trace.errors import InstanceTerminated, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +129,36 @@ class Instance(Scope):
         """Raise InstanceTerminated if the platform has terminated the run."""
         if self.is_terminated:
             raise InstanceTerminated(self.id, self._reason)
+
+    def record_quality(self, name: str, payload: object) -> None:
+        """Rate the run: record *payload* under *name*, in place of what was recorded there before.
+
+        May be called while the run is going on and after it has ended, as often as needed; the last payload of a name
+        stays. Copied now; nothing here waits. A run that is not recorded is not rated either.
+
+        Args:
+            name: A `QualityType` of the schema that was given to `configure`.
+            payload: What becomes a JSON object (a dict, a dataclass, a pydantic model), and fits the type's schema.
+                None takes back what was recorded under the name.
+
+        Raises:
+            UsageError: With `on_error="raise"` only: the name is not declared, or the payload does not fit. Otherwise
+                that is logged, counted in the ledger's notes, and nothing is recorded.
+        """
+        if not self.recording:
+            return
+        try:
+            rating = self._tracer.qualities.rate(name, payload, self.output_limits)
+            if isinstance(rating, Rating):
+                fact = QualityRecorded(self.new_id(), self.own_id, *rating)
+                self.put(fact, heavy=fact.size >= HEAVY)
+        except Exception:
+            _guard.failed("record a quality")
+            return
+        if isinstance(rating, Mistake):
+            if self._tracer.settings.on_error == "raise":
+                raise UsageError(rating.message)
+            _guard.refused("record a quality", *rating)
 
     # -- its life ------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from prefactor_trace._api import Tracer, set_default
-from prefactor_trace._record import InstanceFinished, InstanceRegistered, SpanRecord
+from prefactor_trace._record import InstanceFinished, InstanceRegistered, QualityRecorded, SpanRecord
 from prefactor_trace.exporters import MemoryExporter
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prefactor_trace._record import Ledger
 
-__all__ = ["RecordedInstance", "RecordedSpan", "Recording", "recording"]
+__all__ = ["RecordedInstance", "RecordedQuality", "RecordedSpan", "Recording", "recording"]
 
 
 class RecordedInstance(NamedTuple):
@@ -54,6 +54,14 @@ class RecordedSpan(NamedTuple):
     finished_at: int
 
 
+class RecordedQuality(NamedTuple):
+    """A rating of a run. *payload* is None where a rating was taken back."""
+
+    instance_id: str
+    name: str
+    payload: dict[str, Any] | None
+
+
 class Recording:
     """What has been recorded so far."""
 
@@ -77,6 +85,15 @@ class Recording:
         """The spans that have ended, in the order they began."""
         spans = [_read(each) for each in self._records() if isinstance(each, SpanRecord)]
         return sorted(spans, key=lambda span: span.started_at)
+
+    @property
+    def quality(self) -> list[RecordedQuality]:
+        """The ratings of all runs, in the order they were recorded; the last one of a run and name is what stays."""
+        return [
+            RecordedQuality(each.instance_id, each.name, _parse(each.payload))
+            for each in self._records()
+            if isinstance(each, QualityRecorded)
+        ]
 
     @property
     def ledger(self) -> Ledger:

@@ -187,3 +187,99 @@ def test_building_it_once():
     """Many short runs of one program share one schema object."""
     _schema.declare(pt.SpanType("a"))
     assert _schema.declared() is _schema.declared()
+
+
+class TestQuality:
+    def test_what_is_declared(self):
+        """Each kind as it was written, once, in the order of the names; the last one of a name wins."""
+        kinds = (
+            pt.QualityType(
+                "verdict", {"type": "object"}, title="Verdict", description="Good?", template="{{ x }}"
+            ),
+            pt.QualityType("tone"),
+            pt.QualityType("tone", data_risk={"action_profile": {"read_data": "allowed"}}),
+        )
+        assert pt.Schema(quality=kinds).to_wire()["quality_schemas"] == [
+            {
+                "name": "tone",
+                "schema": {"type": "object"},
+                "data_risk": {
+                    "action_profile": {"read_data": "allowed"},
+                    "params_data_categories": {},
+                    "result_data_categories": {},
+                },
+            },
+            {
+                "name": "verdict",
+                "schema": {"type": "object"},
+                "title": "Verdict",
+                "description": "Good?",
+                "template": "{{ x }}",
+            },
+        ]
+
+    def test_without_any(self):
+        """A schema without kinds of quality does not mention them, and is the version that it was before."""
+        wire = pt.Schema((pt.SpanType("a"),)).to_wire()
+        assert "quality_schemas" not in wire
+        assert wire["external_identifier"] == _schema._content_hash(wire["span_type_schemas"])
+
+    def test_they_are_part_of_the_version(self):
+        """Any change of a kind makes another version; their order, and where a list was given, do not."""
+        a, b = pt.QualityType("a"), pt.QualityType("b")
+        identifiers = [
+            pt.Schema(quality=quality).to_wire()["external_identifier"]
+            for quality in ((a, b), [b, a], (a,), (a, pt.QualityType("b", title="B")), ())
+        ]
+        assert identifiers[0] == identifiers[1]
+        assert len(set(identifiers)) == 4
+
+    def test_runs_declare_them(self):
+        """They are registered with each run of the tracer that has them, beside the types of decorated functions."""
+        _schema.declare(pt.SpanType("step"))
+        schema = pt.Schema(quality=(pt.QualityType("verdict"),))
+        with recording(schema=schema) as recorded:
+            with pt.instance():
+                pass
+            with recording() as other:
+                with pt.instance():
+                    pass
+                other.tracer.flush()
+                assert "quality_schemas" not in declared_by(other)
+            with pt.instance():
+                pass
+            recorded.tracer.flush()
+            wire = declared_by(recorded)
+            both = [
+                each.schema for each in recorded._exporter.records if isinstance(each, InstanceRegistered)
+            ]
+
+        assert [each["name"] for each in wire["quality_schemas"]] == ["verdict"]
+        assert [each["name"] for each in wire["span_type_schemas"]] == ["step"]
+        assert [each.quality for each in both] == [schema.quality] * 2
+        assert _schema.declared(quality=schema.quality) is _schema.declared(quality=schema.quality)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"name": ""},
+            {"name": 5},
+            {"name": "half \udc80"},
+            {"title": 5},
+            {"template": b"x"},
+            {"schema": {"x": {1, 2}}},
+            {"schema": ["x"]},
+            {"schema": "object"},
+            {"data_risk": "high"},
+        ],
+    )
+    def test_what_cannot_be_declared(self, wrong):
+        """A kind that the platform could not read is refused where it is written."""
+        with pytest.raises(pt.ConfigurationError, match="QualityType"):
+            pt.QualityType(**{"name": "a", **wrong})
+
+    @pytest.mark.parametrize("wrong", [pt.QualityType("a"), ("a",), (pt.SpanType("a"),), "a", None, 5])
+    def test_what_is_no_kind(self, wrong):
+        """What would cost every run its registration is refused where it is written."""
+        with pytest.raises(pt.ConfigurationError, match="tuple of QualityType"):
+            pt.Schema(quality=wrong)

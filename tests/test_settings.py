@@ -38,6 +38,7 @@ VALUES = {
     "max_output_length": ("6", 6),
     "implicit_instances": ("on", True),
     "disabled": ("TRUE", True),
+    "on_error": ("RAISE", "raise"),
     "live_after": ("1.5", 1.5),
     "batch_size": ("7", 7),
     "batch_delay": ("0.1", 0.1),

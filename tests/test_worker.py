@@ -27,6 +27,7 @@ from prefactor_trace._record import (
     InstanceStarted,
     Ledger,
     Outcome,
+    QualityRecorded,
     SpanEnded,
     SpanRecord,
     SpanStarted,
@@ -873,6 +874,63 @@ class TestSpool:
 
         assert site.stored == ["run-register", "run-start", "run-000", "run-finish"]
 
+    def test_qualities_through_an_outage(self, keep, site, folder):
+        """Ratings of runs that are going on and of runs that are over arrive, in order, once; nothing is left."""
+        site.is_down = True
+        worker = keep()
+        facts = [each for number in range(20) for each in run_of(f"r{number:03}", size=1_000)]
+        put_all(worker, facts)
+        late = [QualityRecorded(f"q{number:03}", "r000", "verdict", b"{}") for number in range(5)]
+        put_all(worker, late[:3])
+        worker.flush(0.05)
+        site.is_down = False
+        put_all(worker, late[3:])
+        ledger = worker.flush(5)
+
+        assert ledger[:4] == (len(keys_of(*facts, *late)), len(keys_of(*facts, *late)), {}, 0)
+        stored = [each for each in site.stored if each.endswith("quality")]
+        assert stored == keys_of(*late)
+        assert site.stored.index("r000-register") < site.stored.index(stored[0])
+        worker.shutdown(5)
+        assert on_disk(folder) == []
+
+    def test_a_quality_that_comes_back_alone(self, keep, site):
+        """A rating of a run that is over is delivered by the next process, which remembers nothing of the run."""
+        first = keep()
+        put_all(first, [registered(), InstanceFinished("run", 1, "complete")])
+        first.flush(5)
+        site.is_down = True
+        put_all(first, [QualityRecorded("q1", "run", "verdict", b"{}")])
+        first.shutdown(0.02)
+        site.is_down = False
+        second = keep()
+        ledger = second.take_over(5)
+
+        assert ledger[:4] == (1, 1, {}, 0)
+        assert site.stored[-1] == "q1-quality"
+        assert second._half_here == set()
+
+    def test_a_quality_that_the_quota_takes_does_not_take_its_run(self, keep, site, folder):
+        """Without a rating a run is whole: the rating is counted, and the run goes on."""
+        site.is_down = True
+        worker = keep(segment_bytes=4_000, quota_bytes=100_000)
+        put_all(worker, [registered("mine"), InstanceStarted("mine", 1)])
+        put_all(worker, [each for number in range(8) for each in run_of(f"r{number}", size=3_000)])
+        big = b'{"a":"%b"}' % (b"x" * 60_000)
+        put_all(worker, [registered("r"), InstanceFinished("r", 1, "complete")])
+        put_all(worker, [QualityRecorded("q1", "mine", "verdict", big)])
+        worker.flush(0.02)
+        put_all(worker, [each for number in range(30) for each in run_of(f"s{number}", size=3_000)])
+        worker.flush(0.02)
+        site.is_down = False
+        put_all(worker, [InstanceFinished("mine", 9, "complete")])
+        worker.flush(5)
+
+        assert worker.ledger.dropped["quota"] > 1
+        assert "q1-quality" not in site.stored
+        assert {"mine-register", "mine-start", "mine-finish"} <= set(site.stored)
+        assert worker.ledger.pending == 0
+
 
 class TestLetters:
     def test_refused_records_are_kept_for_people(self, keep, site, folder):
@@ -1135,6 +1193,8 @@ class Spooled(RuleBasedStateMachine):
         self.site = Site()
         self.numbers = itertools.count(1)
         self.runs = {}
+        self.over = []  # runs that have ended
+        self.rated = {}  # run → keys of its qualities, in order
         self.told = []  # keys of all records that were recorded
         self.begin()
 
@@ -1174,11 +1234,19 @@ class Spooled(RuleBasedStateMachine):
         run = data.draw(st.sampled_from([run for run, spans in sorted(self.runs.items()) if spans]))
         self.put(SpanEnded(self.runs[run].pop(), "complete", 2))
 
+    @precondition(lambda self: self.runs or self.over)
+    @rule(data=st.data(), size=st.sampled_from([10, 3_000]))
+    def rate(self, data, size):
+        run = data.draw(st.sampled_from(sorted({*self.runs, *self.over})))
+        self.put(QualityRecorded(f"q{next(self.numbers):05}", run, "verdict", b"x" * size))
+        self.rated.setdefault(run, []).append(self.told[-1])
+
     @precondition(lambda self: any(not spans for spans in self.runs.values()))
     @rule(data=st.data())
     def end_run(self, data):
         run = data.draw(st.sampled_from([run for run, spans in sorted(self.runs.items()) if not spans]))
         del self.runs[run]
+        self.over.append(run)
         self.put(InstanceFinished(run, 9, "complete"))
 
     @rule()
@@ -1194,6 +1262,7 @@ class Spooled(RuleBasedStateMachine):
     @rule()
     def follow(self):
         self.runs.clear()
+        self.over.clear()
         self.worker.shutdown(0.02 if self.site.is_down else 5.0)
         self.begin()
 
@@ -1217,6 +1286,9 @@ class Spooled(RuleBasedStateMachine):
         assert set(self.told) <= stored
         for run in {each.removesuffix("-register") for each in self.told if each.endswith("-register")}:
             assert f"{run}-finish" in stored
+        for run, keys in self.rated.items():
+            places = [self.site.stored.index(each) for each in [f"{run}-register", *keys]]
+            assert places == sorted(places)
         assert list(self.folder.glob("*.seg")) == []
         shutil.rmtree(self.folder.parent)
 

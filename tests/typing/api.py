@@ -90,3 +90,15 @@ def tracers() -> None:
     assert_type(tracer, pt.Tracer)
     with tracer.instance() as instance:
         assert_type(instance, pt.Instance)
+
+
+def quality_is_typed() -> None:
+    """A run is rated with anything; what cannot be declared is seen by the type checker."""
+    kind = pt.QualityType("verdict", schema={"type": "object"}, title="Verdict")
+    assert_type(pt.Schema((pt.SpanType("a"),), quality=(kind,)).quality, tuple[pt.QualityType, ...])
+    with pt.instance() as run:
+        assert_type(run.record_quality("verdict", {"ok": True}), None)
+        run.record_quality("verdict", None)
+    pt.configure(on_error="raise")
+    pt.configure(on_error="explode")  # type: ignore[arg-type]
+    pt.QualityType(5)  # type: ignore[arg-type]
