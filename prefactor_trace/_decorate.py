@@ -19,7 +19,7 @@ import copy
 import functools
 import sys
 import types
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from prefactor_trace._wrap import opener_of, wrap
 from prefactor_trace.errors import ConfigurationError
@@ -99,12 +99,26 @@ def decorator_of(target: Any) -> Any:
 
 
 def _decorated(function: Any, by: Decorator) -> Any:
+    if type(function) is types.FunctionType:
+        return wrap(function, _opener(function, by))
+    called = function
+    try:
+        if type(type(function).__call__) is types.FunctionType:
+            called = function.__call__
+        return _stand_in(function, wrap(called, _opener(function, by)), by)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # it has been asked for its names and signature, and may answer with anything
+        raise ConfigurationError(
+            f"an object of type {type(function).__qualname__} cannot be recorded: its attributes cannot be read; "
+            "decorate its class, or a function that calls it"
+        ) from error
+
+
+def _opener(function: Any, by: Decorator) -> Open:
     open_scope: Any = by.opener(function)
     open_scope.made_by = by
-    if type(function) is types.FunctionType:
-        return wrap(function, open_scope)
-    called = function.__call__ if type(type(function).__call__) is types.FunctionType else function
-    return _stand_in(function, wrap(called, open_scope), by)
+    return cast("Open", open_scope)
 
 
 def _class(kind: Any, by: Decorator) -> Any:
@@ -113,7 +127,7 @@ def _class(kind: Any, by: Decorator) -> Any:
         if not name.startswith("_") and _is_method(member):
             try:
                 setattr(kind, name, decorate(member, by))
-            except TypeError as error:
+            except (TypeError, AttributeError) as error:
                 raise ConfigurationError(f"{kind.__qualname__}.{name} cannot be replaced: {error}") from error
     if not kind.__flags__ & _HEAP_TYPE:
         raise ConfigurationError(
@@ -213,8 +227,8 @@ def _stand_in(thing: Any, wrapper: Any, by: Decorator) -> Any:
     methods = {name: getattr(kind, name, None) for name in special}
     members: dict[str, Any] = {name: _forwarded(each) for name, each in methods.items() if callable(each)}
     members |= {
-        name: None for name in special if name in vars(kind) and vars(kind)[name] is None
-    }  # `__hash__`, say
+        name: None for name, each in methods.items() if each is None
+    }  # switched off, as `__hash__` can be
     members |= {name: property(_attribute(name)) for name in ("__doc__", "__module__")}
     members |= {"__slots__": (), "__call__": staticmethod(wrapper), "__class__": property(lambda _self: kind)}
     if hasattr(kind, "__get__"):

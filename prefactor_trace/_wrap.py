@@ -67,7 +67,10 @@ def opener_of(function: Any) -> Open | None:
 
 def _is(kind: Callable[[Any], bool], function: Any) -> bool:
     """Say whether a call of *function* is a call of that *kind*: its own, or its type's `__call__`."""
-    return kind(function) or kind(getattr(type(function), "__call__", None))  # noqa: B004 - not asking whether
+    try:
+        return kind(function) or kind(getattr(type(function), "__call__", None))  # noqa: B004 - not asking whether
+    except Exception:  # an object may answer to the questions of `inspect` with anything
+        return False
 
 
 def _function(function: Callable[..., Any], open_scope: Open) -> Any:

@@ -413,14 +413,22 @@ def _known_parent(parent: Any) -> Any:
 
 
 def _type_of(function: Any, name: str | None, title: str | None) -> SpanType:
-    function = inspect.unwrap(_plain(function))
-    while isinstance(function, functools.partial):
+    while builtins.type(function) is functools.partial:
         function = function.func
-    if not isinstance(getattr(function, "__qualname__", None), str):  # an object: its class says what it is
+    own = _text_of(function, "__qualname__")
+    if own is None:  # an object: its class says what it is
         function = builtins.type(function)
-    text = function.__doc__ if isinstance(function.__doc__, str) else ""
-    lines = text.strip().splitlines()
-    return of_program(name or function.__qualname__, title, lines[0] if lines else None)
+        own = function.__qualname__
+    lines = (_text_of(function, "__doc__") or "").strip().splitlines()
+    return of_program(name or own, title, lines[0] if lines else None)
+
+
+def _text_of(function: Any, name: str) -> str | None:
+    try:
+        text = getattr(function, name)
+    except Exception:  # an object may answer with anything
+        return None
+    return text if isinstance(text, str) else None
 
 
 def _reader_of_arguments(function: Any) -> _PayloadOf:

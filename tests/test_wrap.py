@@ -244,28 +244,15 @@ class TestSameProgram:
 
         @pt.span
         def names(
-            function,
-            open_scope,
-            scope,
-            token,
-            /,
-            args,
-            kwargs,
-            result,
-            error,
-            *,
-            set,
-            _context,
-            _0=1,
-            _1=2,  # noqa: A002
+            function, open_scope, scope, token, /, args, kwargs, result, *, error, _context, _0=1, _1=2
         ):
-            return function, open_scope, scope, token, args, kwargs, result, error, set, _context, _0, _1
+            return function, open_scope, scope, token, args, kwargs, result, error, _context, _0, _1
 
         @pt.span
         def items(generator, step, passing, has_items, *take, inside, **items):
             yield from (generator, step, passing, has_items, *take, inside, *items)
 
-        assert names(1, 2, 3, 4, 5, 6, 7, 8, set=9, _context=10) == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2)
+        assert names(1, 2, 3, 4, 5, 6, 7, error=8, _context=9) == (1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2)
         assert list(items(1, 2, 3, 4, 5, inside=6, send=7)) == [1, 2, 3, 4, 5, 6, "send"]
         assert recorded.spans[1].payload["take"] == [5]
         assert len(set(names.__code__.co_varnames + names.__code__.co_freevars)) == len(
@@ -809,6 +796,19 @@ class TestObjects:
         assert inspect.iscoroutinefunction(traced)
         assert asyncio.run(traced()) == (1, 2, (), 3, {})
         assert recorded.spans[0].result == {"output": [1, 2, [], 3, {}]}
+
+    def test_object_that_cannot_be_asked(self):
+        """An object that answers every question with an error of its own is refused with ours."""
+
+        class Rude:
+            def __getattribute__(self, name):
+                raise RuntimeError(name)
+
+            def __call__(self):
+                return 1
+
+        with pytest.raises(pt.ConfigurationError, match="Rude cannot be recorded"):
+            pt.span(Rude())
 
     @pytest.mark.parametrize("nothing", [3, None, "x", {}, object(), property(None, print)], ids=repr)
     @pytest.mark.parametrize("decorator", [pt.span("x"), pt.instance()], ids=["span", "instance"])
