@@ -130,7 +130,7 @@ def _source_of(template: types.CodeType) -> str | None:
 def _compiled(text: str, like: types.CodeType) -> types.CodeType:
     """Compile a `def` that stands in a function, and return its code, in the place of *like*."""
     # Never run. But for a name that is imported the compiler makes other code, and the wrappers import theirs.
-    imports = f"import {', '.join(like.co_names)}"
+    imports = f"import {', '.join(name for name in like.co_names if name not in like.co_varnames)}"
     around = f"{imports}{chr(10) * (like.co_firstlineno - 1)}def around({', '.join(like.co_freevars)}):\n"
     module = compile(around + text, like.co_filename, "exec", dont_inherit=True)
     (outer,) = (each for each in module.co_consts if type(each) is types.CodeType)

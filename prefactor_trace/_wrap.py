@@ -121,18 +121,18 @@ def _generator(function: Callable[..., Any], open_scope: Open, *, has_items: boo
             return (yield from function(*args, **kwargs))
         # What goes through, on its way: in a variable this frame would keep it alive while it waits.
         passing: list[Any] = [None]
-        inside, items, is_left = scope, 0, False
+        current, inside, items, is_left = _context.current, scope, 0, False
         try:
             take = scope.stream() if has_items else _context.let_pass
             generator = function(*args, **kwargs)
             send = step = generator.send
             while True:
-                token = _context.current.set(inside)
+                token = current.set(inside)
                 try:
                     passing.append(step(passing.pop()))
                 finally:
-                    inside = _context.current.get()
-                    _context.current.reset(token)
+                    inside = current.get()
+                    current.reset(token)
                 items += 1
                 take(passing[0])
                 try:
@@ -158,17 +158,17 @@ def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:  # 
         scope = open_scope(args, kwargs) or _context.nothing
         inside = _context.current.get() if scope is _context.nothing else scope
         passing: list[Any] = [None]
-        items, thrown = 0, None
+        current, items, thrown = _context.current, 0, None
         try:
             take = scope.stream()
             generator = function(*args, **kwargs)
             step = generator.__anext__()
             while True:
-                token = _context.current.set(inside)
+                token = current.set(inside)
                 try:
                     passing[0] = await step
                 finally:
-                    step, inside = None, _context.current.get()
+                    step, inside = None, current.get()
                     _context.leave(token, inside)
                 items += 1
                 take(passing[0])

@@ -875,6 +875,15 @@ class TestMethods:
             def static(self):  # noqa: PLW0211 - a trap
                 return self
 
+        class Whole:
+            value = pt.span(
+                property(lambda self: self.x, lambda self, x: setattr(self, "x", x), doc="Whole.")
+            )
+
+        whole = Whole()
+        whole.value = 3
+        assert (whole.value, Whole.value.__doc__) == (3, "Whole.")
+
         one = All()
         one.value = 5
         assert (one.abstract(), one.part(), one.value, All.value.__doc__) == (1, 7, 5, "The value.")
@@ -885,18 +894,8 @@ class TestMethods:
         assert list(one.items()) == [All]
         assert one.static(4) == All.static(4) == 4
         names = [span.type.rpartition(".")[2] for span in recorded.spans]
-        assert names == [
-            "<lambda>",
-            "method",
-            "value",
-            "value",
-            "slow",
-            "made",
-            "made",
-            "items",
-            "static",
-            "static",
-        ]
+        expected = "<lambda> <lambda> method value value slow made made items static static"
+        assert names == expected.split()
 
     def test_class(self, recorded):
         """A class is itself afterwards; what is public, its own, and a method is recorded."""
@@ -1069,9 +1068,20 @@ class TestTravel:
             [4],
         )
         assert (run(5), local(6), part(7)) == (7, 6, 8)
-        names = ["plain", "coroutine", "generator", "async_generator", "plain", "Local", "plain", "plain"]
-        assert [span.name for span in recorded.spans] == names
-        assert recorded.spans[2].result == {"output": 3}
+        # Sorted: the clocks of the two runs need not agree.
+        names = sorted(span.name for span in recorded.spans)
+        assert names == [
+            "Local",
+            "async_generator",
+            "coroutine",
+            "generator",
+            "plain",
+            "plain",
+            "plain",
+            "plain",
+        ]
+        folded = next(span for span in recorded.spans if span.name == "generator")
+        assert folded.result == {"output": 3}
         assert len(recorded.instances) == 2
 
 
