@@ -13,8 +13,9 @@ from prefactor_trace.instances import InstanceBlock, open_instance
 from prefactor_trace.spans import span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from prefactor_trace._decorate import Decorated
     from prefactor_trace._record import Ledger
     from prefactor_trace._schema import Schema
     from prefactor_trace.exporters import Exporter
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tracer", "aflush", "ashutdown", "configure", "flush", "instance", "shutdown", "stats"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound="Decorated")
 
 
 class Tracer(TracerCore):
@@ -228,7 +229,8 @@ def instance(
     """Record a run of an agent: as a `with` or `async with` block, which give the `Instance`, or as a decorator.
 
     Registers and starts the run; how the block is left decides how it finishes. A decorated function is a run at
-    each call. A run inside a run is a sub-agent with a record of its own. Nothing here waits for the network.
+    each call, decorated twice it is still one. A run inside a run is a sub-agent with a record of its own. Nothing
+    here waits for the network.
 
     Args:
         function: The function to decorate, if used as `@instance` without arguments.

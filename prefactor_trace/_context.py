@@ -12,6 +12,8 @@ import functools
 import logging
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from prefactor_trace._ending import ending_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -27,8 +29,12 @@ class Scope:
 
     __slots__ = ()
 
-    def returned(self, result: object, items: int | None = None) -> None:
-        """End normally. *items*: how many a generator has yielded."""
+    def stream(self) -> Callable[[object], None]:
+        """Begin to take the items of a generator; return what is told each as it is yielded."""
+        return let_pass
+
+    def returned(self, result: object) -> None:
+        """End normally."""
         raise NotImplementedError
 
     def raised(self, error: BaseException) -> None:
@@ -38,6 +44,26 @@ class Scope:
     def abandoned(self, items: int) -> None:
         """End because the consumer of a generator went away after *items*."""
         raise NotImplementedError
+
+
+def let_pass(_item: object) -> None:
+    """Take an item and do nothing with it."""
+
+
+class _Nothing(Scope):
+    """Stands for "not recorded"."""
+
+    def returned(self, result: object) -> None:
+        pass
+
+    def raised(self, error: BaseException) -> None:
+        pass
+
+    def abandoned(self, items: int) -> None:
+        pass
+
+
+nothing = _Nothing()
 
 
 NO_RESULT: Any = object()
@@ -55,6 +81,22 @@ def leave(token: contextvars.Token[Any], scope: object) -> None:
         if current.get() is scope:
             old = token.old_value
             current.set(None if old is contextvars.Token.MISSING else old)
+
+
+def is_exit(error: BaseException) -> bool:
+    """Say whether *error* tells a generator that its consumer went away."""
+    return type(error) is GeneratorExit
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Say whether *error* ends a scope as cancelled."""
+    return ending_of(error) == "cancelled"
+
+
+def as_thrown(error: BaseException) -> BaseException:
+    """Return *error*, thrown into our frame, with the traceback it had before, to be thrown into the next one."""
+    traceback = error.__traceback__
+    return error.with_traceback(traceback and traceback.tb_next)
 
 
 class Block:

@@ -13,23 +13,25 @@ import orjson
 from prefactor_trace import _guard, _ids
 from prefactor_trace._capture import trimmed
 from prefactor_trace._context import Block, Scope, current
+from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
 from prefactor_trace._quality import Mistake, Rating
 from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted, QualityRecorded
 from prefactor_trace._version import __version__
 from prefactor_trace._worker import HEAVY
-from prefactor_trace._wrap import wrap
-from prefactor_trace.errors import InstanceTerminated, UsageError
+from prefactor_trace.errors import ConfigurationError, InstanceTerminated, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prefactor_trace._decorate import Decorated
     from prefactor_trace._record import FinalStatus
     from prefactor_trace._tracer import TracerCore
+    from prefactor_trace._wrap import Open
 
 __all__ = ["Instance", "InstanceBlock", "Purpose", "current_instance"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound="Decorated")
 Purpose: TypeAlias = Literal["live", "smoke_test", "eval"]
 InstanceStatus: TypeAlias = Literal["pending", "active", "complete", "failed", "cancelled", "terminated"]
 
@@ -171,7 +173,7 @@ class Instance(Scope):
             self.put(InstanceRegistered(self.own_id, body, self._tracer.schema()))
             self.put(InstanceStarted(self.own_id, self.started_at_ns))
 
-    def returned(self, result: object, items: int | None = None) -> None:  # noqa: ARG002 - a run has no result
+    def returned(self, result: object) -> None:  # noqa: ARG002 - a run has no result
         """Finish the run as complete."""
         self._finish("complete")
 
@@ -234,14 +236,41 @@ class InstanceBlock(Block):
         """Begin a run and make it current."""
         return self.__enter__()
 
-    def __call__(self, function: F) -> F:
-        """Return *function* with a run around each call."""
+    def __call__(self, target: F) -> F:
+        """Return *target* with a run around each call; see `instance`.
+
+        Raises:
+            ConfigurationError: It cannot be called, or is a class.
+        """
+        decorated: F = decorate(target, self)
+        return decorated
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without what is open: an object that was decorated is pickled together with this."""
+        return InstanceBlock, (self._tracer, self._options)
+
+    # -- as a decorator ------------------------------------------------------------------------------------
+
+    def opener(self, function: Any) -> Open:  # noqa: ARG002 - all functions are run alike
+        """Return what begins the run of each call of *function*."""
 
         def open_scope(_args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Instance:
             return open_instance(self._tracer(), self._options)
 
-        wrapped: F = wrap(function, open_scope)
-        return wrapped
+        return open_scope
+
+    def over(self, inner: object) -> InstanceBlock | None:
+        """Return the one decorator for two: what this one gives holds, the rest is as *inner* says."""
+        if not isinstance(inner, InstanceBlock):
+            return None
+        given = {name: value for name, value in self._options.items() if value is not None}
+        return InstanceBlock(self._tracer, {**inner._options, **given})  # noqa: SLF001 - one of our own
+
+    def for_class(self, kind: type) -> None:
+        """Refuse: which of its methods is the run, a class does not say."""
+        raise ConfigurationError(
+            f"{kind.__qualname__} is a class; put @instance on the method that runs the agent"
+        )
 
 
 def open_instance(tracer: TracerCore, options: dict[str, Any]) -> Instance:

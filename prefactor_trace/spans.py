@@ -8,32 +8,44 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from prefactor_trace import _context, _guard
 from prefactor_trace._capture import capture, capture_exception, capture_object
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
+from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
 from prefactor_trace._record import SpanEnded, SpanStarted
 from prefactor_trace._schema import SpanType, by_name, declare, of_program
+from prefactor_trace._stream import Stream
 from prefactor_trace._worker import HEAVY
-from prefactor_trace._wrap import wrap
+from prefactor_trace._wrap import is_stream
+from prefactor_trace.errors import ConfigurationError
 from prefactor_trace.instances import Instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from prefactor_trace._capture import Limits
+    from prefactor_trace._decorate import Decorated
     from prefactor_trace._record import FinalStatus
+    from prefactor_trace._wrap import Open
 
+    _Fold: TypeAlias = Callable[[Any, Any], Any]
     _PayloadOf: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any], Limits], bytes | None]
 
 __all__ = ["Span", "SpanBlock", "current_span", "span"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound="Decorated")
 
-_NOT_GIVEN: Any = object()
+
+class _NotGiven:
+    """Stands for an argument that was left out; a class, because that stays the same when it is pickled."""
+
+
+_NOT_GIVEN: Any = _NotGiven
 
 # A NamedTuple's own constructor is a Python function around this one, and takes twice as long.
 _fact: Any = tuple.__new__
@@ -55,6 +67,8 @@ class Span(Scope):
     keeps_payload: bool = True
     keeps_result: bool = True
     owns_instance: bool = False
+    fold: _Fold | None = None
+    _stream: Stream | None = None
     _ended: bool = False
     _status: FinalStatus | None = None
     _payload: bytes | None = None
@@ -76,7 +90,10 @@ class Span(Scope):
             self._payload = capture_object(payload, self.instance.input_limits, b"input")
 
     def set_result(self, result: object) -> None:
-        """Set what came out of the step. Copied now; what is not an object is stored as `{"output": result}`."""
+        """Set what came out of the step. Copied now; what is not an object is stored as `{"output": result}`.
+
+        In a decorated generator it is recorded instead of what is yielded.
+        """
         if self.instance is not None and self.keeps_result:
             self._result = capture_object(result, self.instance.output_limits, b"output")
 
@@ -98,9 +115,17 @@ class Span(Scope):
 
     # -- how it ends ---------------------------------------------------------------------------------------
 
-    def returned(self, result: object, items: int | None = None) -> None:
+    def stream(self) -> Callable[[object], None]:
+        """Begin to take the items of a generator; return what is told each as it is yielded."""
+        instance = self.instance
+        assert instance is not None, "a span that is not recorded has no scope"
+        limits = instance.output_limits if self.keeps_result else None
+        self._stream = Stream(instance.ticks_ns, limits, self.fold)
+        return self._stream.add
+
+    def returned(self, result: object) -> None:
         """End as complete, or as `fail` or `cancel` have said."""
-        self._end("complete", None, result, items)
+        self._end("complete", None, result)
 
     def raised(self, error: BaseException) -> None:
         """End by *error*."""
@@ -108,14 +133,13 @@ class Span(Scope):
 
     def abandoned(self, items: int) -> None:
         """End because the consumer of a generator went away after *items*."""
-        self._end("complete" if items else "cancelled", None, NO_RESULT, items, abandoned=items > 0)
+        self._end("complete" if items else "cancelled", None, NO_RESULT, abandoned=items > 0)
 
     def _end(
         self,
         status: FinalStatus | None,
         error: BaseException | None,
         result: object = NO_RESULT,
-        items: int | None = None,
         *,
         abandoned: bool = False,
     ) -> None:
@@ -125,12 +149,16 @@ class Span(Scope):
         self._ended = True
         try:
             finished_at = self.started_at_ns + instance.ticks_ns() - self.clock
-            if result is not NO_RESULT and self.keeps_result:
+            stream = self._stream
+            if stream is not None:
+                if self._result is None:
+                    self._result = stream.result(None if result is NO_RESULT else result)
+            elif result is not NO_RESULT and self.keeps_result:
                 self._result = capture_object(result, instance.output_limits, b"output")
             if error is not None:
                 status, abandoned = self._status_by(error, instance)
-            if items is not None or abandoned:
-                self._metadata = _with_items(self._metadata, items, abandoned=abandoned)
+            if stream is not None or abandoned:
+                self._metadata = _with_items(self._metadata, stream, self.clock, abandoned=abandoned)
             if error is None or status != "failed":
                 status = self._status or status
             parts = (self._result, self._error, self._metadata, self._payload)
@@ -192,15 +220,57 @@ class SpanBlock(Block):
         """Begin a step and make it current. Raises InstanceTerminated if the platform has stopped the run."""
         return self.__enter__()
 
-    def __call__(self, function: F) -> F:
-        """Return *function* with a step around each call, and declare its type."""
+    def __call__(self, target: F) -> F:
+        """Return *target* with a step around each call, and declare the step's type; see `span`.
+
+        Raises:
+            ConfigurationError: It cannot be called, or an option makes no sense for it.
+        """
+        decorated: F = decorate(target, self)
+        return decorated
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without what is open: an object that was decorated is pickled together with this."""
+        return SpanBlock, (self._type, self._title, self._payload, self._options)
+
+    # -- as a decorator ------------------------------------------------------------------------------------
+
+    def opener(self, function: Any) -> Open:
+        """Return what begins the step of each call of *function*."""
+        if self._options.fold is not None and not is_stream(function):
+            raise ConfigurationError(
+                "span(fold=...) is for generators; a function that yields nothing has no items"
+            )
         given = self._type
         span_type = declare(given if isinstance(given, SpanType) else _type_of(function, given, self._title))
         payload_of = _reader_of_arguments(function) if self._payload is _NOT_GIVEN else self._given_payload
-        wrapped: F = wrap(
-            function, _opener(span_type, self._title or span_type.name, payload_of, self._options)
+        return _opener(span_type, self._title or span_type.name, payload_of, self._options)
+
+    def over(self, inner: object) -> SpanBlock | None:
+        """Return the one decorator for two: what this one gives holds, the rest is as *inner* says."""
+        if not isinstance(inner, SpanBlock):
+            return None
+        span_type, title, payload, options = inner.__reduce__()[1]
+        return SpanBlock(
+            span_type if self._type is None else self._type,
+            title if self._title is None else self._title,
+            payload if self._payload is _NOT_GIVEN else self._payload,
+            _Options._make(
+                theirs if ours is None else ours for ours, theirs in zip(self._options, options, strict=True)
+            ),
         )
-        return wrapped
+
+    def for_class(self, kind: type) -> None:
+        """Refuse what belongs to one step and not to all methods of a class."""
+        if self._payload is not _NOT_GIVEN or (self._type, self._title, self._options.fold) != (
+            None,
+            None,
+            None,
+        ):
+            raise ConfigurationError(
+                f"a type, title, payload or fold cannot be that of all methods of {kind.__qualname__}; "
+                "give them to @span on the methods"
+            )
 
     def _given_payload(self, _args: tuple[Any, ...], _kwargs: dict[str, Any], limits: Limits) -> bytes | None:
         return None if self._payload is _NOT_GIVEN else capture_object(self._payload, limits, b"input")
@@ -212,6 +282,7 @@ class _Options(NamedTuple):
     parent: Scope | None
     captures_inputs: bool | None
     captures_outputs: bool | None
+    fold: _Fold | None
 
 
 def _opener(
@@ -222,10 +293,10 @@ def _opener(
     It returns None if nothing is recorded, and the instance if it has opened one of which nothing is.
     """
     type_name, envelope = span_type.name, span_type.envelope
-    parent, captures_inputs, captures_outputs = options
+    parent, captures_inputs, captures_outputs, fold = options
 
     def open_scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | Instance | None:
-        outer: Any = current.get() if parent is None else parent
+        outer: Any = _context.current.get() if parent is None else parent
         owns_instance = outer is None
         if owns_instance:
             outer = _context.open_implicit()
@@ -249,6 +320,8 @@ def _opener(
             if owns_instance:
                 opened.owns_instance = True
             opened.keeps_result = instance.captures_outputs if captures_outputs is None else captures_outputs
+            if fold is not None:
+                opened.fold = fold
             opened.started_at_ns = started_at = outer.started_at_ns + instance.ticks_ns() - outer.clock
             outer_id = None if outer is instance else outer.own_id
             parts = (own_id, instance.own_id, outer_id, type_name, name, started_at, payload, envelope)
@@ -278,6 +351,7 @@ def span(
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
+    fold: Callable[[Any, Any], Any] | None = None,
 ) -> SpanBlock: ...
 def span(
     type: Any = None,
@@ -288,11 +362,22 @@ def span(
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
+    fold: Callable[[Any, Any], Any] | None = None,
 ) -> Any:
     """Record a step of the current run.
 
     As a bare decorator (`@span`), as a decorator with arguments (`@span("tool:search")`), as a `with` block and as
     an `async with` block, which give the open `Span`. Outside of any run the code runs untouched and unrecorded.
+
+    It decorates functions of every kind, methods (above or below `classmethod`, `staticmethod`, `property`), partials
+    and other objects that can be called, and classes, of which it records the public methods in their own body;
+    properties, inherited methods and those decorated already stay as they are. Decorated twice, a function is still
+    one step: what the outer `span` gives holds, the rest is as the inner one says. A plain function that returns a
+    coroutine or a generator is over as it returns.
+
+    The step of a generator ends when its consumer is done with it. Its result are the items, as they were when they
+    were yielded: strings joined, the size of all bytes, else the first 1,000 in a list. A return value stands beside
+    them: `{"output": items, "returned": value}`. The metadata tell `items` and `time_to_first_item_ms`.
 
     Args:
         type: Name of the span type, or a `SpanType`. Default: the decorated function's qualified name; "span" for
@@ -302,11 +387,17 @@ def span(
         title: What people read instead of the type's name.
         capture_inputs: Whether the payload is recorded. Default: the setting of that name.
         capture_outputs: Whether the result is recorded. Default: the setting of that name.
+        fold: Makes the result of a generator: `fold(so_far, item)` is called with each item as it is yielded and
+            returns the next *so_far*, which is None at first. If it raises, it is not called again, and the metadata
+            say so as `fold_error`. How much *so_far* grows is up to you.
 
     Raises:
         InstanceTerminated: As the step begins, if the platform has terminated the run.
+        ConfigurationError: As a decorator, on what cannot be called or with an option that makes no sense there.
     """
-    options = _Options(_known_parent(parent), capture_inputs, capture_outputs)
+    if fold is not None and not callable(fold):
+        raise ConfigurationError("span(fold=...) takes a function of what is folded so far and the next item")
+    options = _Options(_known_parent(parent), capture_inputs, capture_outputs, fold)
     if type is None or issubclass(
         builtins.type(type), (str, SpanType)
     ):  # its type: isinstance would ask the object
@@ -322,10 +413,22 @@ def _known_parent(parent: Any) -> Any:
 
 
 def _type_of(function: Any, name: str | None, title: str | None) -> SpanType:
-    function = inspect.unwrap(_plain(function))
-    name = name or getattr(function, "__qualname__", None) or builtins.type(function).__name__
-    lines = (getattr(function, "__doc__", None) or "").strip().splitlines()
-    return of_program(name, title, lines[0] if lines else None)
+    while builtins.type(function) is functools.partial:
+        function = function.func
+    own = _text_of(function, "__qualname__")
+    if own is None:  # an object: its class says what it is
+        function = builtins.type(function)
+        own = function.__qualname__
+    lines = (_text_of(function, "__doc__") or "").strip().splitlines()
+    return of_program(name or own, title, lines[0] if lines else None)
+
+
+def _text_of(function: Any, name: str) -> str | None:
+    try:
+        text = getattr(function, name)
+    except Exception:  # an object may answer with anything
+        return None
+    return text if isinstance(text, str) else None
 
 
 def _reader_of_arguments(function: Any) -> _PayloadOf:
@@ -381,10 +484,16 @@ def _captured_error(error: BaseException | str, limits: Limits) -> bytes:
     return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits)
 
 
-def _with_items(metadata: bytes | None, items: int | None, *, abandoned: bool) -> bytes:
-    """Add to *metadata* what is known about a generator's consumer."""
+def _with_items(metadata: bytes | None, stream: Stream | None, began: int, *, abandoned: bool) -> bytes:
+    """Add to *metadata* what is known about a generator and its consumer."""
     before = metadata or b"{}"
-    facts = [b'"abandoned":true'] if abandoned and b'"abandoned":' not in before else []
-    if items is not None and b'"items":' not in before:  # a name that the user has taken stays the user's
-        facts.append(b'"items":%d' % items)
-    return b"{" + b",".join([*([before[1:-1]] if before != b"{}" else []), *facts]) + b"}"
+    facts = {b"abandoned": b"true"} if abandoned else {}
+    if stream is not None:
+        facts[b"items"] = b"%d" % stream.count
+        if stream.count:
+            facts[b"time_to_first_item_ms"] = b"%.3f" % ((stream.first_at - began) / 1e6)
+        if stream.fold_error is not None:
+            facts[b"fold_error"] = stream.fold_error
+    # A name that the user has taken stays the user's.
+    parts = [b'"%b":%b' % (name, fact) for name, fact in facts.items() if b'"%b":' % name not in before]
+    return b"{" + b",".join([*([before[1:-1]] if before != b"{}" else []), *parts]) + b"}"
