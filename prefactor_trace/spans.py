@@ -16,7 +16,7 @@ from prefactor_trace._capture import capture, capture_exception, capture_object
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._ending import ending_of
 from prefactor_trace._record import SpanEnded, SpanStarted
-from prefactor_trace._schema import SpanType, by_name, declare, of_program
+from prefactor_trace._schema import SpanType, by_name, declare, derived, is_about, of_block
 from prefactor_trace._worker import HEAVY
 from prefactor_trace._wrap import wrap
 from prefactor_trace.instances import Instance
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from prefactor_trace._capture import Limits
     from prefactor_trace._record import FinalStatus
+    from prefactor_trace._schema import DerivedType
+    from prefactor_trace.http.models.agent_instance import DataRisk
 
     _PayloadOf: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any], Limits], bytes | None]
 
@@ -169,12 +171,18 @@ def current_span() -> Span | None:
 class SpanBlock(Block):
     """What `span(...)` returns: a `with` block, an `async with` block and a decorator."""
 
-    __slots__ = ("_options", "_payload", "_title", "_type")
+    __slots__ = ("_about", "_options", "_payload", "_title", "_type")
 
     def __init__(
-        self, span_type: SpanType | str | None, title: str | None, payload: object, options: _Options
+        self,
+        span_type: SpanType | str | None,
+        title: str | None,
+        payload: object,
+        options: _Options,
+        about: _About,
     ) -> None:
         super().__init__()
+        self._about = about
         self._type = span_type
         self._title = title
         self._payload = payload
@@ -182,7 +190,7 @@ class SpanBlock(Block):
 
     def __enter__(self) -> Span:
         """Begin a step and make it current. Raises InstanceTerminated if the platform has stopped the run."""
-        span_type = self._type if isinstance(self._type, SpanType) else by_name(self._type or "span")
+        span_type = self._type_of_block()
         opener = _opener(span_type, self._title or span_type.name, self._given_payload, self._options)
         scope = opener((), {})
         self._enter(_unrecorded if scope is None else scope, as_current=scope is not None)
@@ -194,13 +202,31 @@ class SpanBlock(Block):
 
     def __call__(self, function: F) -> F:
         """Return *function* with a step around each call, and declare its type."""
-        given = self._type
-        span_type = declare(given if isinstance(given, SpanType) else _type_of(function, given, self._title))
+        template, risk = self._about
+        has_payload = self._payload is not _NOT_GIVEN
+        own = derived(
+            function,
+            self._type,
+            title=self._title,
+            template=template,
+            data_risk=risk,
+            has_payload=has_payload,
+        )
+        span_type = declare(own)
         payload_of = _reader_of_arguments(function) if self._payload is _NOT_GIVEN else self._given_payload
         wrapped: F = wrap(
             function, _opener(span_type, self._title or span_type.name, payload_of, self._options)
         )
         return wrapped
+
+    def _type_of_block(self) -> SpanType | DerivedType:
+        template, risk = self._about
+        given = self._type or "span"
+        if isinstance(given, SpanType):
+            return declare(given)
+        if template is None and risk is None:
+            return by_name(given)
+        return declare(of_block(given, template, risk))
 
     def _given_payload(self, _args: tuple[Any, ...], _kwargs: dict[str, Any], limits: Limits) -> bytes | None:
         return None if self._payload is _NOT_GIVEN else capture_object(self._payload, limits, b"input")
@@ -214,8 +240,11 @@ class _Options(NamedTuple):
     captures_outputs: bool | None
 
 
+_About: TypeAlias = "tuple[str | None, Mapping[str, Any] | DataRisk | None]"  # template and data risk
+
+
 def _opener(
-    span_type: SpanType, name: str, payload_of: _PayloadOf, options: _Options
+    span_type: SpanType | DerivedType, name: str, payload_of: _PayloadOf, options: _Options
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | Instance | None]:
     """Return a function that begins a span; it raises InstanceTerminated and nothing else.
 
@@ -278,6 +307,8 @@ def span(
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
+    template: str | None = None,
+    risk: Mapping[str, Any] | DataRisk | None = None,
 ) -> SpanBlock: ...
 def span(
     type: Any = None,
@@ -288,6 +319,8 @@ def span(
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
+    template: str | None = None,
+    risk: Mapping[str, Any] | DataRisk | None = None,
 ) -> Any:
     """Record a step of the current run.
 
@@ -302,16 +335,31 @@ def span(
         title: What people read instead of the type's name.
         capture_inputs: Whether the payload is recorded. Default: the setting of that name.
         capture_outputs: Whether the result is recorded. Default: the setting of that name.
+        template: Liquid text for the type's one-line summary, as in `SpanType`, which goes before it.
+        risk: What steps of this type do and with what data, as `data_risk` in `SpanType`, which goes before it.
 
     Raises:
         InstanceTerminated: As the step begins, if the platform has terminated the run.
     """
     options = _Options(_known_parent(parent), capture_inputs, capture_outputs)
+    about = _NOTHING_ABOUT if template is None and risk is None else _known_about(template, risk)
     if type is None or issubclass(
         builtins.type(type), (str, SpanType)
     ):  # its type: isinstance would ask the object
-        return SpanBlock(type, title, payload, options)
-    return SpanBlock(None, title, payload, options)(type)
+        return SpanBlock(type, title, payload, options, about)
+    return SpanBlock(None, title, payload, options, about)(type)
+
+
+_NOTHING_ABOUT: _About = (None, None)
+
+
+def _known_about(template: Any, risk: Any) -> _About:
+    if is_about(template, risk):
+        return template, risk
+    _guard.logger.warning(
+        "span(template=...) takes a text, span(risk=...) a DataRisk or its parts as an object; left out"
+    )
+    return _NOTHING_ABOUT
 
 
 def _known_parent(parent: Any) -> Any:
@@ -319,13 +367,6 @@ def _known_parent(parent: Any) -> Any:
         return parent
     _guard.logger.warning("span(parent=...) takes an open Span or Instance; what is current is used instead")
     return None
-
-
-def _type_of(function: Any, name: str | None, title: str | None) -> SpanType:
-    function = inspect.unwrap(_plain(function))
-    name = name or getattr(function, "__qualname__", None) or builtins.type(function).__name__
-    lines = (getattr(function, "__doc__", None) or "").strip().splitlines()
-    return of_program(name, title, lines[0] if lines else None)
 
 
 def _reader_of_arguments(function: Any) -> _PayloadOf:
