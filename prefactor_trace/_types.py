@@ -7,6 +7,7 @@ are there, with what the function could see: the names of its module, of its cla
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -63,6 +64,20 @@ class Signature(NamedTuple):
     around: Mapping[str, Any]
     beside: Mapping[str, Any]
     summary: str | None
+
+    def is_like(self, other: Signature) -> bool:
+        """Say whether *other* is the same but for the objects it is made of, as of a closure that is made again."""
+        if self.namespace is not other.namespace or self.parameters != other.parameters:
+            return False
+        seen = ((self.around, other.around), (self.beside, other.beside))
+        if any(mine.keys() != theirs.keys() for mine, theirs in seen):
+            return False
+        if any(theirs[name] is not mine[name] for mine, theirs in seen for name in mine):
+            return False
+        try:
+            return self.summary == other.summary and bool(self.annotations == other.annotations)
+        except Exception:  # annotations can be anything, and compare as they like
+            return False
 
     def describe(self) -> tuple[Json, Json]:
         """Return the schemas of the arguments and of the result, each with its `$defs`. Loads pydantic."""
@@ -179,9 +194,10 @@ def _stream_parts(annotation: Any) -> tuple[Any, Any] | None:
 def note(function: Any) -> Signature:
     """Take from *function*, of any kind, what describes it. Does not keep it, nor its defaults."""
     inner = _innermost(function)
-    name = getattr(inner, "__qualname__", None) or type(inner).__name__
-    module = getattr(inner, "__module__", None) or ""
-    doc = getattr(inner, "__doc__", None)
+    named = inner.func if type(inner) is functools.partial else inner
+    name = getattr(named, "__qualname__", None) or type(named).__name__
+    module = getattr(named, "__module__", None) or ""
+    doc = getattr(named, "__doc__", None)
     summary = doc.strip().partition("\n")[0].rstrip() or None if type(doc) is str else None
     try:
         return _signature(inner, str(module), str(name), summary)
@@ -289,7 +305,8 @@ def _nearby(
         seen = frame.f_locals
         target.update({word: seen[word] for word in words if word in seen and word not in target})
     cells = getattr(inner, "__closure__", None) or ()
-    for word, cell in zip(getattr(inner.__code__, "co_freevars", ()), cells, strict=False):
+    names = getattr(getattr(inner, "__code__", None), "co_freevars", ())
+    for word, cell in zip(names, cells, strict=False):
         if word in words and word not in around and cell != types.CellType():
             around[word] = cell.cell_contents
     return around, beside

@@ -206,6 +206,29 @@ def test_other_callables():
     assert described(type("Odd", (), {"__call__": 5})()) == ({"type": "object"}, {"type": "object"})
 
 
+def test_a_closure_made_again():
+    """A closure that is made anew each time is like the one before, unless its hints mean something else."""
+
+    def make(kind, default):
+        def function(a: list[kind], b: "Stranger" = default): ...
+
+        return note(function)
+
+    assert make(int, 1).is_like(make(int, 2))
+    assert not make(int, 1).is_like(make(str, 1))
+    assert not make(int, 1).is_like(note(make))
+
+
+def test_names_of_partials():
+    """A partial has the name and the words of what is inside."""
+
+    def base(a: int, b: str):
+        """Words."""
+
+    noted = note(functools.partial(base, 1))
+    assert (noted.qualname.rpartition(".")[2], noted.summary) == ("base", "Words.")
+
+
 def test_what_is_not_annotated_is_anything():
     """Without hints, the names are still told; nothing else is claimed."""
 
