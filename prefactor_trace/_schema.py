@@ -431,6 +431,7 @@ def declare(span_type: _Type) -> _Type:
     Functions of one type each add what they say, and a `SpanType` goes before them; of two, the last one wins.
     """
     known = _declared.get(span_type.name)
+    # Asked each time a block of such a type is entered.
     if known is span_type or (type(known) is DerivedType and known.given is span_type):
         return span_type
     if known is None and len(_declared) >= _DECLARED_KEPT:

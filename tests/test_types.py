@@ -83,7 +83,8 @@ class Owner(BaseModel, extra="forbid"):
 
     pets: list[Annotated[Cat | Dog, Field(discriminator="kind")]] = []
     password: SecretStr = SecretStr("never-in-a-schema")
-    hidden: str = Field("x", exclude=True)
+    token: str = "never-in-a-schema"
+    hidden: str = Field(exclude=True)
     born: dt.datetime | None = None
     extra: Json[list[int]] | None = None
 
@@ -457,6 +458,7 @@ VALUES = [
         Owner,
         st.builds(
             Owner,
+            hidden=texts,
             pets=st.lists(cats | dogs, max_size=2),
             born=st.none() | st.datetimes(timezones=zones),
             extra=st.just("[1]"),
