@@ -478,7 +478,7 @@ with pt.instance():
 @pytest.mark.skipif(sys.platform == "win32", reason="without advisory locks there is no spool")
 def test_a_program_that_is_killed(modules):
     """The schema is on disk as soon as it is built; before, the types are, by name."""
-    built = "from prefactor_trace import _schema\n    while not _schema.declared().is_built: time.sleep(0.01)"
+    built = "from prefactor_trace import _schema\n    until = time.monotonic() + 20\n    while not _schema.declared().is_built and time.monotonic() < until: time.sleep(0.01)"
     for then, is_whole in (
         ("os._exit(9)", False),
         (f"{built}\n    pt._api._default._worker._step(5); os._exit(9)", True),
