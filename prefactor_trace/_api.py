@@ -189,6 +189,11 @@ def _configure_from_environment() -> Tracer:
     return tracer
 
 
+def default_schema() -> Schema:
+    """Return what a run of the default tracer declares that starts now."""
+    return _get_default().schema()
+
+
 def _open_implicit() -> Any:
     tracer = _get_default()
     if tracer.settings.implicit_instances:

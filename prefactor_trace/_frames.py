@@ -46,6 +46,8 @@ SETTLED = 6
 """What the platform has, or never will: `{"delivered": [key, …], "dropped": {key: reason, …}}`."""
 ANNOUNCED = 7
 """Spans the platform may have been told of while they were running: `[id, …]`."""
+SCHEMA = 9
+"""What runs declare, if that was not built yet when they were registered: a line `[id, …]`, and the schema."""
 
 
 class Frame(NamedTuple):
@@ -199,6 +201,19 @@ def _decode_registered(head: list[Any], blobs: bytes) -> InstanceRegistered:
     schema = DeclaredSchema(blobs[length:])
     schema.to_wire()
     return InstanceRegistered(instance_id, blobs[:length], schema)
+
+
+def encode_schema(instance_ids: list[str], schema: bytes) -> bytes:
+    """Return the body of a SCHEMA frame."""
+    return b"%b\n%b" % (orjson.dumps(instance_ids), schema)
+
+
+def decode_schema(body: bytes) -> dict[str, DeclaredSchema]:
+    """Return what is in a SCHEMA frame, by instance. Raises ValueError if it is none of ours."""
+    line, _, content = body.partition(b"\n")
+    schema = DeclaredSchema(content)
+    schema.to_wire()
+    return {_id(each): schema for each in _loads(line)}
 
 
 def _decode_started(head: list[Any], _: bytes) -> InstanceStarted:

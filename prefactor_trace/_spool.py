@@ -18,7 +18,7 @@ import os
 import stat
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefactor_trace._record import Fact
+    from prefactor_trace._schema import DeclaredSchema
 
 try:
     import fcntl
@@ -156,6 +157,7 @@ class Spool:
         self._segments: list[Segment] = []  # of our own, oldest first
         self._estates: list[Estate] = []
         self._opening = threading.Lock()
+        self._unbuilt: deque[tuple[Segment, InstanceRegistered]] = deque()
         self._retry_at = 0.0
         self.failure: str | None = None
         """Why facts are in memory only, None while they are not."""
@@ -170,6 +172,8 @@ class Spool:
         if pen is None:
             return None
         segment = pen.segment
+        # Asked before it is written: the sender may be building it just now.
+        is_unbuilt = type(fact) is InstanceRegistered and not fact.schema.is_built
         try:
             kind, body = _parts(fact)
         except TypeError:  # a schema that is not JSON: the wire will refuse it
@@ -185,6 +189,8 @@ class Spool:
             return None
         # Two threads may lose a little of it; the limit is a round number.
         segment.size = size = segment.size + written
+        if is_unbuilt:
+            self._unbuilt.append((segment, fact))  # type: ignore[arg-type] # a registration
         if size >= self._segment_bytes:
             self._take_new_pen(pen)
         return segment
@@ -236,6 +242,18 @@ class Spool:
         self.failure = error.strerror or type(error).__name__
 
     # -- the sender ----------------------------------------------------------------------------------------
+
+    def build_schemas(self) -> None:
+        """Build the schemas of runs that were written down before they were built, and write them down as well."""
+        unbuilt: dict[tuple[Segment, int], list[InstanceRegistered]] = {}
+        while self._unbuilt:
+            segment, fact = self._unbuilt.popleft()
+            unbuilt.setdefault((segment, id(fact.schema)), []).append(fact)
+        for (segment, _), facts in unbuilt.items():
+            schema = facts[0].schema
+            schema.to_wire()
+            body = _frames.encode_schema([each.instance_id for each in facts], schema.to_json())
+            self._append(segment, _frames.SCHEMA, body)
 
     def settle(self, settled: Iterable[Settled], renamed: dict[str, str]) -> None:
         """Write down what need not be sent again, and remove the segments that are of no more use.
@@ -556,6 +574,7 @@ class Contents:
         self.dropped: set[str] = set()
         self.announced: set[str] = set()
         self.renamed: dict[str, str] = {}
+        self.schemas: dict[str, DeclaredSchema] = {}
         numbers: set[int] = set()
         is_damaged = False
         for found in _frames.scan(data):
@@ -568,6 +587,9 @@ class Contents:
         self.missing = self.last_number + 1 - len(numbers) if numbers else int(is_damaged)
 
     def _note(self, found: _frames.Frame) -> None:
+        if found.kind == _frames.SCHEMA:
+            with contextlib.suppress(ValueError):
+                self.schemas.update(_frames.decode_schema(found.body))
         if found.kind not in (_frames.SETTLED, _frames.ANNOUNCED):
             return
         try:
@@ -593,6 +615,8 @@ class Contents:
                     fact = _frames.decode(found)
                 except ValueError:
                     continue
+                if isinstance(fact, InstanceRegistered):
+                    fact = fact._replace(schema=self.schemas.get(fact.instance_id, fact.schema))
                 if fact is not None:
                     yield fact
 

@@ -531,6 +531,7 @@ class Worker:
 
     def _tend(self, spool: Spool) -> bool:
         """Bring back from disk what there is room for. Return whether anything came."""
+        spool.build_schemas()
         self._note_quiet(spool)
         self._keep_quota(spool)
         outbox = self._outbox

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
@@ -18,7 +17,7 @@ from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
 from prefactor_trace._record import SpanEnded, SpanStarted
-from prefactor_trace._schema import SpanType, by_name, declare, of_program
+from prefactor_trace._schema import SpanType, by_name, declare, derived, is_about, of_block
 from prefactor_trace._stream import Stream
 from prefactor_trace._worker import HEAVY
 from prefactor_trace._wrap import is_stream
@@ -31,7 +30,9 @@ if TYPE_CHECKING:
     from prefactor_trace._capture import Limits
     from prefactor_trace._decorate import Decorated
     from prefactor_trace._record import FinalStatus
+    from prefactor_trace._schema import DerivedType
     from prefactor_trace._wrap import Open
+    from prefactor_trace.http.models.agent_instance import DataRisk
 
     _Fold: TypeAlias = Callable[[Any, Any], Any]
     _PayloadOf: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any], Limits], bytes | None]
@@ -197,12 +198,18 @@ def current_span() -> Span | None:
 class SpanBlock(Block):
     """What `span(...)` returns: a `with` block, an `async with` block and a decorator."""
 
-    __slots__ = ("_options", "_payload", "_title", "_type")
+    __slots__ = ("_about", "_options", "_payload", "_title", "_type")
 
     def __init__(
-        self, span_type: SpanType | str | None, title: str | None, payload: object, options: _Options
+        self,
+        span_type: SpanType | str | None,
+        title: str | None,
+        payload: object,
+        options: _Options,
+        about: _About,
     ) -> None:
         super().__init__()
+        self._about = about
         self._type = span_type
         self._title = title
         self._payload = payload
@@ -210,7 +217,7 @@ class SpanBlock(Block):
 
     def __enter__(self) -> Span:
         """Begin a step and make it current. Raises InstanceTerminated if the platform has stopped the run."""
-        span_type = self._type if isinstance(self._type, SpanType) else by_name(self._type or "span")
+        span_type = self._type_of_block()
         opener = _opener(span_type, self._title or span_type.name, self._given_payload, self._options)
         scope = opener((), {})
         self._enter(_unrecorded if scope is None else scope, as_current=scope is not None)
@@ -231,7 +238,7 @@ class SpanBlock(Block):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel without what is open: an object that was decorated is pickled together with this."""
-        return SpanBlock, (self._type, self._title, self._payload, self._options)
+        return SpanBlock, (self._type, self._title, self._payload, self._options, self._about)
 
     # -- as a decorator ------------------------------------------------------------------------------------
 
@@ -241,8 +248,17 @@ class SpanBlock(Block):
             raise ConfigurationError(
                 "span(fold=...) is for generators; a function that yields nothing has no items"
             )
-        given = self._type
-        span_type = declare(given if isinstance(given, SpanType) else _type_of(function, given, self._title))
+        span_type = declare(
+            derived(
+                function,
+                self._type,
+                title=self._title,
+                template=self._about.template,
+                data_risk=self._about.risk,
+                has_payload=self._payload is not _NOT_GIVEN,
+                has_fold=self._options.fold is not None,
+            )
+        )
         payload_of = _reader_of_arguments(function) if self._payload is _NOT_GIVEN else self._given_payload
         return _opener(span_type, self._title or span_type.name, payload_of, self._options)
 
@@ -250,27 +266,32 @@ class SpanBlock(Block):
         """Return the one decorator for two: what this one gives holds, the rest is as *inner* says."""
         if not isinstance(inner, SpanBlock):
             return None
-        span_type, title, payload, options = inner.__reduce__()[1]
+        span_type, title, payload, options, about = inner.__reduce__()[1]
         return SpanBlock(
             span_type if self._type is None else self._type,
             title if self._title is None else self._title,
             payload if self._payload is _NOT_GIVEN else self._payload,
-            _Options._make(
-                theirs if ours is None else ours for ours, theirs in zip(self._options, options, strict=True)
-            ),
+            _over(self._options, options),
+            _over(self._about, about),
         )
 
     def for_class(self, kind: type) -> None:
         """Refuse what belongs to one step and not to all methods of a class."""
-        if self._payload is not _NOT_GIVEN or (self._type, self._title, self._options.fold) != (
-            None,
-            None,
-            None,
-        ):
+        of_one = (self._type, self._title, self._options.fold, *self._about)
+        if self._payload is not _NOT_GIVEN or any(each is not None for each in of_one):
             raise ConfigurationError(
-                f"a type, title, payload or fold cannot be that of all methods of {kind.__qualname__}; "
-                "give them to @span on the methods"
+                f"a type, title, template, risk, payload or fold cannot be that of all methods of "
+                f"{kind.__qualname__}; give them to @span on the methods"
             )
+
+    def _type_of_block(self) -> SpanType | DerivedType:
+        template, risk = self._about
+        given = self._type or "span"
+        if isinstance(given, SpanType):
+            return declare(given)
+        if template is None and risk is None:
+            return by_name(given)
+        return declare(of_block(given, template, risk))
 
     def _given_payload(self, _args: tuple[Any, ...], _kwargs: dict[str, Any], limits: Limits) -> bytes | None:
         return None if self._payload is _NOT_GIVEN else capture_object(self._payload, limits, b"input")
@@ -285,8 +306,20 @@ class _Options(NamedTuple):
     fold: _Fold | None
 
 
+class _About(NamedTuple):
+    """What is said about the type, beside its name and title. None: nothing."""
+
+    template: str | None = None
+    risk: Mapping[str, Any] | DataRisk | None = None
+
+
+def _over(ours: Any, theirs: Any) -> Any:
+    """Return *ours*, a tuple with names, and where it says None, what *theirs* says."""
+    return ours._make(other if own is None else own for own, other in zip(ours, theirs, strict=True))
+
+
 def _opener(
-    span_type: SpanType, name: str, payload_of: _PayloadOf, options: _Options
+    span_type: SpanType | DerivedType, name: str, payload_of: _PayloadOf, options: _Options
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | Instance | None]:
     """Return a function that begins a span; it raises InstanceTerminated and nothing else.
 
@@ -351,6 +384,8 @@ def span(
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
+    template: str | None = None,
+    risk: Mapping[str, Any] | DataRisk | None = None,
     fold: Callable[[Any, Any], Any] | None = None,
 ) -> SpanBlock: ...
 def span(
@@ -362,6 +397,8 @@ def span(
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
+    template: str | None = None,
+    risk: Mapping[str, Any] | DataRisk | None = None,
     fold: Callable[[Any, Any], Any] | None = None,
 ) -> Any:
     """Record a step of the current run.
@@ -387,6 +424,8 @@ def span(
         title: What people read instead of the type's name.
         capture_inputs: Whether the payload is recorded. Default: the setting of that name.
         capture_outputs: Whether the result is recorded. Default: the setting of that name.
+        template: Liquid text for the type's one-line summary, as in `SpanType`, which goes before it.
+        risk: What steps of this type do and with what data, as `data_risk` in `SpanType`, which goes before it.
         fold: Makes the result of a generator: `fold(so_far, item)` is called with each item as it is yielded and
             returns the next *so_far*, which is None at first. If it raises, it is not called again, and the metadata
             say so as `fold_error`. How much *so_far* grows is up to you.
@@ -398,11 +437,24 @@ def span(
     if fold is not None and not callable(fold):
         raise ConfigurationError("span(fold=...) takes a function of what is folded so far and the next item")
     options = _Options(_known_parent(parent), capture_inputs, capture_outputs, fold)
+    about = _NOTHING_ABOUT if template is None and risk is None else _known_about(template, risk)
     if type is None or issubclass(
         builtins.type(type), (str, SpanType)
     ):  # its type: isinstance would ask the object
-        return SpanBlock(type, title, payload, options)
-    return SpanBlock(None, title, payload, options)(type)
+        return SpanBlock(type, title, payload, options, about)
+    return SpanBlock(None, title, payload, options, about)(type)
+
+
+_NOTHING_ABOUT = _About()
+
+
+def _known_about(template: Any, risk: Any) -> _About:
+    if is_about(template, risk):
+        return _About(template, risk)
+    _guard.logger.warning(
+        "span(template=...) takes a text, span(risk=...) a DataRisk or its parts as an object; left out"
+    )
+    return _NOTHING_ABOUT
 
 
 def _known_parent(parent: Any) -> Any:
@@ -410,25 +462,6 @@ def _known_parent(parent: Any) -> Any:
         return parent
     _guard.logger.warning("span(parent=...) takes an open Span or Instance; what is current is used instead")
     return None
-
-
-def _type_of(function: Any, name: str | None, title: str | None) -> SpanType:
-    while builtins.type(function) is functools.partial:
-        function = function.func
-    own = _text_of(function, "__qualname__")
-    if own is None:  # an object: its class says what it is
-        function = builtins.type(function)
-        own = function.__qualname__
-    lines = (_text_of(function, "__doc__") or "").strip().splitlines()
-    return of_program(name or own, title, lines[0] if lines else None)
-
-
-def _text_of(function: Any, name: str) -> str | None:
-    try:
-        text = getattr(function, name)
-    except Exception:  # an object may answer with anything
-        return None
-    return text if isinstance(text, str) else None
 
 
 def _reader_of_arguments(function: Any) -> _PayloadOf:

@@ -17,7 +17,8 @@ LAYERS = [
     {"_readers"},
     {"_error_text"},
     {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_guard", "_local"},
-    {"http"},
+    {"http", "_value_schema"},
+    {"_types"},
     {"_schema", "_record"},
     {"_outbox", "_frames", "_shelf", "_quality"},
     {"_spool"},
@@ -32,7 +33,7 @@ LAYERS = [
     {"spans"},
     {"_api"},
     {"testing", "__init__"},
-    {"server"},
+    {"server", "_program"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
