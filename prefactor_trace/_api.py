@@ -192,6 +192,7 @@ def _open_implicit() -> Any:
 
 
 _context.open_implicit = _open_implicit
+_context.default_tracer = _get_default
 
 
 @overload

@@ -21,6 +21,7 @@ span that never comes is stepped over.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -115,6 +116,7 @@ class Outbox:
         self._dead: dict[str, str] = {}  # instances the platform refused → why
         self._lost: dict[str, str | None] = {}  # spans given up → their parent
         self._strangers: dict[str, None] = {}  # spans of other processes, from which ours hang
+        self._wanted: dict[str, None] = {}  # open spans from which another process hangs its own
         self._unsure: set[str] = set()  # spans whose announcement was tried, and perhaps heard
         self._known: set[str] = set()  # instances of which the platform knows through us
         # Not to be sent now, by key; or by run or parent span, if the platform does not know it yet → until when, tries.
@@ -272,6 +274,11 @@ class Outbox:
         """Note that the platform has a run, which an earlier process has registered."""
         self._known.add(instance_id)
 
+    def show(self, span_id: str) -> None:
+        """Announce an open span without delay: another process is about to hang spans from it."""
+        if span_id in self._open:
+            self._wanted[span_id] = None
+
     def leave(self, instance_id: str) -> None:
         """Note that a run has ended, though its finish is not here yet."""
         self._running.discard(instance_id)
@@ -310,6 +317,10 @@ class Outbox:
         """Seconds until there is something to send; None: nothing is in sight."""
         if self._held and not self._waiting and not self._open:
             self._held.clear()
+        if self._wanted:
+            self._wanted = {each: None for each in self._wanted if each in self._open}
+            if self._wanted:
+                return 0.0
         # While a run is going on, a span may begin at any moment without a word to us.
         times = [self._limits.live_after] if self._running else []
         if self._waiting:
@@ -374,8 +385,9 @@ class Outbox:
                 break  # not the record itself is going, so nothing behind it may: it could be its run's finish
         if not batch and suspect:  # what the platform has failed over goes alone, and after all others
             return {each.key: each for each in suspect}
-        for since, started in self._open.values():
-            if since + self._limits.live_after > now or len(batch) >= self._cap:
+        wanted = [self._open[each][1] for each in self._wanted if each in self._open]
+        for started in itertools.chain(wanted, self._overdue(now)):
+            if len(batch) >= self._cap:
                 break
             if not self._is_registered(started.instance_id, batch):
                 continue
@@ -383,6 +395,13 @@ class Outbox:
             if not any(self._is_held(each, now) for each in line):
                 batch.update((each.key, each) for each in line)
         return batch
+
+    def _overdue(self, now: float) -> Iterator[SpanStarted]:
+        """Yield the spans that have been open for so long that they are shown."""
+        for since, started in self._open.values():
+            if since + self._limits.live_after > now:
+                return
+            yield started
 
     def _line(self, record: Record, batch: dict[str, Record]) -> list[Record]:
         """Return *record* as it is to be sent, behind the parents that neither platform nor *batch* have yet."""

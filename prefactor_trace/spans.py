@@ -20,6 +20,7 @@ from prefactor_trace._schema import SpanType, by_name, declare, of_program
 from prefactor_trace._worker import HEAVY
 from prefactor_trace._wrap import wrap
 from prefactor_trace.instances import Instance
+from prefactor_trace.propagation import Handle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -274,7 +275,7 @@ def span(
     /,
     *,
     payload: object = ...,
-    parent: Span | Instance | None = None,
+    parent: Span | Instance | Handle | None = None,
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
@@ -284,7 +285,7 @@ def span(
     /,
     *,
     payload: object = _NOT_GIVEN,
-    parent: Span | Instance | None = None,
+    parent: Span | Instance | Handle | None = None,
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
@@ -317,7 +318,11 @@ def span(
 def _known_parent(parent: Any) -> Any:
     if parent is None or builtins.type(parent) in (Span, Instance):
         return parent
-    _guard.logger.warning("span(parent=...) takes an open Span or Instance; what is current is used instead")
+    if builtins.type(parent) is Handle:
+        return parent.place()
+    _guard.logger.warning(
+        "span(parent=...) takes an open Span, an Instance or a Handle; what is current is used instead"
+    )
     return None
 
 

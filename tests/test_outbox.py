@@ -851,6 +851,43 @@ class TestSpansOfOthers:
         assert (refused, round(now, 1)) == ({"c": "refused: invalid"}, 456.2)
         assert outbox.ledger[:4] == (1, 0, {"refused: invalid": 1}, 0)
 
+    def test_an_open_span_is_shown(self):
+        """A span from which another process is about to hang its own is announced at once, behind all above it."""
+        outbox = Outbox(Limits(live_after=60.0))
+        put(outbox, registered(), started("z"), started("a"), started("b", "a"), started("c", "b"))
+        outbox.show("b")
+        outbox.show("not ours")
+        step = outbox.next(0.0)
+        assert keys(step) == ["run-register", "a-open", "b-open"]
+        outbox.resolve(Outcome(trouble="no", reachable=False), 0.0, 1.0)
+        assert isinstance(outbox.next(0.5), Wait)
+        assert deliver(outbox, 2.0) == ["run-register", "a-open", "b-open"]
+        assert outbox.next(2.0) == Wait(pytest.approx(58.0))
+        put(outbox, ended("c"), ended("b"), now=2.0)
+        outbox.show("b")
+        outbox.flush(2.0)
+        assert deliver(outbox, 2.0) == ["c", "b-end"]
+
+    def test_a_shown_span_that_has_ended(self):
+        """If it ends before it was announced, it goes as usual, in one piece."""
+        outbox = Outbox()
+        put(outbox, started("a"))
+        outbox.show("a")
+        put(outbox, ended("a"))
+        assert outbox.next(0.0) == Wait(pytest.approx(0.5))
+        assert deliver(outbox, 0.5) == ["a"]
+
+    def test_a_shown_span_that_is_held(self):
+        """What must wait itself does not make the outbox spin."""
+        outbox = Outbox()
+        outbox.know("far")
+        put(outbox, started("a", "p", run="far"))
+        outbox.show("a")
+        assert refuse_orphans(outbox, 40.0, known_from=2.0) == (
+            [0.0, 0.2, 1.2],
+            [(6.2, "a-open", "p")],
+        )
+
     def test_an_announcement(self):
         """An open span is held as well, and told of later."""
         outbox = Outbox(Limits(live_after=1.0))
