@@ -90,3 +90,18 @@ def tracers() -> None:
     assert_type(tracer, pt.Tracer)
     with tracer.instance() as instance:
         assert_type(instance, pt.Instance)
+
+
+async def work(x: int) -> str:
+    return str(x)
+
+
+async def carried() -> None:
+    assert_type(await pt.carry(work)(1), str)
+    await pt.carry(work)("1")  # type: ignore[arg-type]
+
+
+def handles() -> None:
+    handle = pt.extract({"baggage": ""})
+    with handle as run, pt.span("a", parent=handle):
+        assert_type(run, pt.Instance | None)
