@@ -115,8 +115,9 @@ def test_steps_hang_from_the_handle(elsewhere):
 def test_the_run_is_its_owners(elsewhere):
     """A process that joins adds steps and nothing else, however the block is left and whatever happens to it."""
     handle = pt.extract({"baggage": BAGGAGE})
-    with handle:
+    with handle as run:
         mark("a")
+        run.returned(None)  # whoever should try
     for error in (ValueError("no"), KeyboardInterrupt(), pt.InstanceTerminated(RUN)):
         with pytest.raises(type(error)) as raised, handle, pt.span("a"):
             raise error
