@@ -202,6 +202,7 @@ def _open_implicit() -> Any:
 
 
 _context.open_implicit = _open_implicit
+_context.default_tracer = _get_default
 
 
 @overload

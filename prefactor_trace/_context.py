@@ -2,15 +2,15 @@
 
 One context variable holds the innermost open *scope*: an instance, or a span in it. It holds a small handle and
 never inputs or outputs, because contexts are copied and live long. Tasks, task groups, `asyncio.to_thread` and
-anyio's threads copy the context by themselves; for plain threads and executors there is `carry`.
+anyio's threads copy the context by themselves; for plain threads and executors there are `_carry` and `_threads`,
+for other processes `propagation`.
 """
 
 from __future__ import annotations
 
 import contextvars
-import functools
 import logging
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from prefactor_trace._ending import ending_of
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 logger = logging.getLogger("prefactor_trace")
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Scope:
@@ -113,7 +110,8 @@ class Block:
     def _leave(self) -> Scope:
         # The same block may be open in several tasks at once; ours is the one that is current here.
         here = current.get()
-        entry = next((each for each in self._entered if each[0] is here), self._entered[-1])
+        entered = tuple(self._entered)  # other threads enter and leave meanwhile
+        entry = next((each for each in entered if each[0] is here), entered[-1])
         self._entered.remove(entry)
         scope, token = entry
         leave(token, scope)
@@ -134,6 +132,14 @@ class Block:
         self.__exit__(kind, error, traceback)
 
 
+def _no_tracer() -> Any:
+    raise LookupError("there is no default tracer")
+
+
+default_tracer: Callable[[], Any] = _no_tracer
+"""Returns the default tracer of the process. `_api`, which has it, puts its own here."""
+
+
 def no_implicit_instance() -> Any:
     """Open no instance for a span outside of any; say once that the span is not recorded."""
     global _said_outside  # noqa: PLW0603 - a note to self
@@ -146,18 +152,3 @@ _said_outside = False
 open_implicit: Callable[[], Any] = no_implicit_instance
 """Opens an instance for a span outside of any, or returns None. `_api`, which knows the default tracer, puts its own
 here."""
-
-
-def carry(function: Callable[P, R]) -> Callable[P, R]:
-    """Return *function* as it should be handed to a thread or an executor: it runs in a copy of this context.
-
-    The copy is taken now. Each call gets its own, so the result can be called many times and at once:
-    `pool.map(carry(work), items)`.
-    """
-    context = contextvars.copy_context()
-
-    @functools.wraps(function)
-    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
-        return context.copy().run(function, *args, **kwargs)
-
-    return carried

@@ -13,12 +13,17 @@ parent along: from further back if it is waiting, as an announcement if it is op
 up is stepped over, so that its children hang from the next span above. An announcement whose fate is unknown is
 repeated until it is known, even if the span has ended meanwhile: the platform may have it, and a second create
 under the same id would be refused.
+
+A run may be another process's, and so may the span that ours hang from: a **stranger**. What comes to the platform
+before the stranger does is refused, held, and tried again. A run that never comes is given up with all of its spans; a
+span that never comes is stepped over.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefactor_trace._record import (
     FinalStatus,
@@ -51,6 +56,8 @@ _BATCH_BYTES = 1_000_000
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
 # Spans of a run that another process registers may be earlier than it: so often, and so long, they are tried again.
 _STRANGER_SECONDS = (0.2, 1.0, 5.0, 30.0, 120.0, 300.0)
+_STRANGER_TRIES_AT_END = 2  # if there is no disk on which they could wait for the next process
+_STRANGERS_KEPT = 10_000
 _NOT_HELD = (0.0, 0)
 _RETURN_SECONDS = 0.01
 # A record over which the platform fails, while it takes others, is tried again after so long; then it is given up.
@@ -114,9 +121,11 @@ class Outbox:
             str, str | None
         ] = {}  # instances that have ended here, the latest → why they were given up
         self._lost: dict[str, str | None] = {}  # spans given up → their parent
+        self._strangers: dict[str, None] = {}  # spans of other processes, from which ours hang
+        self._wanted: dict[str, None] = {}  # open spans from which another process hangs its own
         self._unsure: set[str] = set()  # spans whose announcement was tried, and perhaps heard
         self._known: set[str] = set()  # instances of which the platform knows through us
-        # Not to be sent now, by key, or by instance if the platform does not know it yet → until when, tries.
+        # Not to be sent now, by key; or by run or parent span, if the platform does not know it yet → until when, tries.
         self._held: dict[str, tuple[float, int]] = {}
         self._cap = limits.batch_size  # less while it is being found out which record the platform fails over
         self._successes = 0
@@ -194,6 +203,10 @@ class Outbox:
             self._notes["payload left out: buffer full"] += 1
         self._open[started.id] = (now, started)
         self._bytes += size
+        parent_id = started.parent_id
+        if parent_id is not None and parent_id not in self._open and parent_id not in self._announced:
+            self._strangers[parent_id] = None
+            _keep_latest(self._strangers, _STRANGERS_KEPT)
 
     def _put_ended(self, ended: SpanEnded, now: float) -> None:
         opened = self._open.pop(ended.id, None)
@@ -274,6 +287,11 @@ class Outbox:
         """Note that the platform has a run, which an earlier process has registered."""
         self._known.add(instance_id)
 
+    def show(self, span_id: str) -> None:
+        """Announce an open span without delay: another process is about to hang spans from it."""
+        if span_id in self._open:
+            self._wanted[span_id] = None
+
     def leave(self, instance_id: str) -> None:
         """Note that a run has ended, though its finish may not be here yet."""
         self._running.discard(instance_id)
@@ -315,6 +333,10 @@ class Outbox:
         """Seconds until there is something to send; None: nothing is in sight."""
         if self._held and not self._waiting and not self._open:
             self._held.clear()
+        if self._wanted:
+            self._wanted = {each: None for each in self._wanted if each in self._open}
+            if self._wanted:
+                return 0.0
         # While a run is going on, a span may begin at any moment without a word to us.
         times = [self._limits.live_after] if self._running else []
         if self._waiting:
@@ -386,8 +408,9 @@ class Outbox:
                 break  # not the record itself is going, so nothing behind it may: it could be its run's finish
         if not batch and suspect:  # what the platform has failed over goes alone, and after all others
             return {each.key: each for each in suspect}
-        for since, started in self._open.values():
-            if since + self._limits.live_after > now or len(batch) >= self._cap:
+        wanted = [self._open[each][1] for each in self._wanted if each in self._open]
+        for started in itertools.chain(wanted, self._overdue(now)):
+            if len(batch) >= self._cap:
                 break
             if not self._is_registered(started.instance_id, batch):
                 continue
@@ -395,6 +418,13 @@ class Outbox:
             if not any(self._is_held(each, now) for each in line):
                 batch.update((each.key, each) for each in line)
         return batch
+
+    def _overdue(self, now: float) -> Iterator[SpanStarted]:
+        """Yield the spans that have been open for so long that they are shown."""
+        for since, started in self._open.values():
+            if since + self._limits.live_after > now:
+                return
+            yield started
 
     def _line(self, record: Record, batch: dict[str, Record]) -> list[Record]:
         """Return *record* as it is to be sent, behind the parents that neither platform nor *batch* have yet."""
@@ -432,8 +462,10 @@ class Outbox:
         return self._strikes.get(record.key, (0, 0, 0))[2]
 
     def _is_held(self, record: Record, now: float) -> bool:
-        until = max(self._held.get(key, _NOT_HELD)[0] for key in (record.key, record.instance_id))
-        return until > now
+        names = [record.key, record.instance_id]
+        if type(record) is SpanRecord and record.started.parent_id is not None:
+            names.append(record.started.parent_id)
+        return any(self._held.get(name, _NOT_HELD)[0] > now for name in names)
 
     def _is_registered(self, instance_id: str, batch: dict[str, Record]) -> bool:
         register = instance_id + "-register"
@@ -454,7 +486,7 @@ class Outbox:
             if record.key in outcome.delivered:
                 self._take_delivered(record)
             elif record.key in outcome.refused:
-                if record.instance_id not in early:
+                if early.isdisjoint((record.instance_id, record.key.removesuffix("-open"))):
                     refused[record.key] = outcome.refused[record.key]
                     self._take_refused(record, refused[record.key])
             else:
@@ -514,24 +546,58 @@ class Outbox:
         return ceiling * jitter
 
     def _hold_strangers(self, sent: tuple[Record, ...], outcome: Outcome, now: float) -> set[str]:
-        """Find the runs of which spans were refused because another process has yet to register them."""
-        early: set[str] = set()
+        """Hold spans that were refused because another process has yet to tell of their run, or of their parent.
+
+        Returns their ids, and those of runs that are unknown as a whole.
+        """
         # Who takes anything of a run knows the run.
         self._known.update(record.instance_id for record in sent if record.key in outcome.delivered)
+        early: set[str] = set()
+        if not outcome.unknown:
+            return early
+        tries_before = {name: tries for name, (_, tries) in self._held.items()}
         for record in sent:
-            instance_id = record.instance_id
-            is_late = record.key not in outcome.unknown or instance_id in self._known
-            if is_late or type(record) not in (SpanRecord, QualityRecorded):
+            if record.key not in outcome.unknown or not isinstance(record, (SpanRecord, QualityRecorded)):
                 continue
-            if type(record) is QualityRecorded and instance_id in self._over:
-                continue  # it was recorded after the end, and nobody else will register the run
-            if instance_id not in early:
-                _, tries = self._held.get(instance_id, (0.0, 0))
-                if tries >= len(_STRANGER_SECONDS):
-                    continue
-                self._held[instance_id] = (now + _STRANGER_SECONDS[tries], tries + 1)
-                early.add(instance_id)
+            parent_id = record.started.parent_id if isinstance(record, SpanRecord) else None
+            if parent_id in early:  # the platform was asked to hang it from what it does not know either
+                early.add(record.id)
+                continue
+            is_run_known = record.instance_id in self._known
+            if not (self._hangs_from_a_stranger(record) if is_run_known else self._may_yet_be_told(record)):
+                continue
+            name = parent_id if is_run_known and parent_id is not None else record.instance_id
+            tries = tries_before.get(name, 0)
+            if tries < self._patience:
+                self._held[name] = (now + _STRANGER_SECONDS[tries], tries + 1)
+            elif not self._step_over(parent_id):
+                continue
+            early |= {record.id} if is_run_known else {record.id, record.instance_id}
         return early
+
+    def _hangs_from_a_stranger(self, record: SpanRecord | QualityRecorded) -> bool:
+        if not isinstance(record, SpanRecord) or record.announced:
+            return False
+        return record.started.parent_id in self._strangers
+
+    def _may_yet_be_told(self, record: SpanRecord | QualityRecorded) -> bool:
+        """Whether another process may yet tell of its run: not of one that has ended here, and was rated then."""
+        return isinstance(record, SpanRecord) or record.instance_id not in self._over
+
+    @property
+    def _patience(self) -> int:
+        """How often what hangs from a stranger is tried again."""
+        has_time = not self._closing or self._settled is not None
+        return len(_STRANGER_SECONDS) if has_time else _STRANGER_TRIES_AT_END
+
+    def _step_over(self, parent_id: str | None) -> bool:
+        """Give up waiting for a span of another process. False: that was done before, or it is none."""
+        if parent_id not in self._strangers:
+            return False
+        del self._strangers[parent_id]
+        self._lost[parent_id] = None
+        _keep_latest(self._lost, _LOST_PARENTS_KEPT)
+        return True
 
     def _take_delivered(self, record: Record) -> None:
         if type(record) is SpanRecord and record.ended is None:
@@ -582,8 +648,7 @@ class Outbox:
         self._drop(started.id, reason)
         self._unsure.discard(started.id)
         self._lost[started.id] = started.parent_id
-        if len(self._lost) > _LOST_PARENTS_KEPT:
-            del self._lost[next(iter(self._lost))]
+        _keep_latest(self._lost, _LOST_PARENTS_KEPT)
 
     def bury(self, instance_id: str, reason: str) -> None:
         """Drop all of an instance that is given up."""
@@ -674,6 +739,11 @@ class Outbox:
         """The account so far; it always adds up."""
         pending = len(self._waiting) + len(self._open) + len(self._announced)
         return Ledger(self._created, self._delivered, dict(self._dropped), pending, dict(self._notes))
+
+
+def _keep_latest(table: dict[str, Any], count: int) -> None:
+    if len(table) > count:
+        del table[next(iter(table))]
 
 
 def _size_of(record: Record) -> int:

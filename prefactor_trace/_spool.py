@@ -16,6 +16,7 @@ import errno
 import itertools
 import os
 import stat
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -372,12 +373,13 @@ class Spool:
 
     def adopt(self, *, only_children: bool = False) -> Iterator[Found]:
         """Take over what dead owners have left, and yield it. Takes nothing over that is not asked for."""
-        parent = os.getpid() if only_children else None
+        own_pid = os.getpid()
         for name in self._folder.owners():
             said, is_alive = self._folder.look_at(name)
             if said is None or is_alive or not self._may_send(said.get("destination")):
                 continue
-            if parent not in (None, said.get("parent")) or (owner := self._folder.claim(name)) is None:
+            is_child = own_pid in (said.get("parent"), said.get("started_by"))
+            if (only_children and not is_child) or (owner := self._folder.claim(name)) is None:
                 continue
             estate = Estate(owner, self._folder)
             self._estates.append(estate)
@@ -784,6 +786,7 @@ class Folder:
                 "destination": destination,
                 "pid": os.getpid(),
                 "parent": os.getppid(),
+                "started_by": _started_by(),
                 "since": time.time_ns(),
             }
         )
@@ -865,6 +868,13 @@ def _description(fd: int) -> dict[str, object] | None:
     if not isinstance(said, dict) or said.get("format") != _frames.FORMAT_VERSION:
         return None
     return said
+
+
+def _started_by() -> int | None:
+    """Return the process that has started this one by multiprocessing: a fork server is only its midwife."""
+    process = sys.modules.get("multiprocessing.process")
+    parent = None if process is None else process.parent_process()
+    return None if parent is None else parent.pid
 
 
 def _lock(fd: int) -> bool:

@@ -70,6 +70,7 @@ class TracerCore:
         make_exporter = self._http_exporter if exporter is None else lambda: exporter
         has_spool = self._is_over_http and settings.spool and _spool.is_possible
         make_spool = self._new_spool if has_spool else None
+        self._is_left_to_parent = False
         self._worker = Worker(limits, make_exporter, self._heard, make_spool=make_spool, threaded=threaded)
         self.put = self._worker.put  # one attribute away: every span calls it twice
         self.wall_ns = _clock.wall_ns
@@ -100,6 +101,31 @@ class TracerCore:
     def listen(self, instance_id: str, listener: Listener) -> None:
         """Tell *listener* what the platform says about the instance, for as long as it lives."""
         self._listeners[instance_id] = listener
+
+    def listener(self, instance_id: str) -> Listener | None:
+        """Return who listens about the instance, if anybody does."""
+        return self._listeners.get(instance_id)
+
+    def end_as_child(self) -> None:
+        """Prepare for the end of a process that multiprocessing has started, and that joins a run of its parent.
+
+        Its steps may hang from one that is still open there, and would have to wait for it. With a spool, the parent
+        delivers what is left, as soon as this process has ended; without one, waiting is all that can be done.
+        """
+        self._is_left_to_parent = True
+        util = sys.modules.get("multiprocessing.util")
+        if (
+            util is not None and not self._worker.is_on_disk
+        ):  # such a process may end without running `atexit`
+            util.Finalize(None, self.shutdown, exitpriority=0)
+
+    def show(self, span_id: str) -> None:
+        """Let the platform know of an open span at once: another process is about to hang spans from it."""
+        self._worker.show(span_id)
+
+    def expect_others(self) -> None:
+        """Look for what another process of this machine has left, whenever a run ends: one may be joining it."""
+        self._worker.note_fork()
 
     def viewer_url(self, wire_id: str) -> str | None:
         """Return the run's page in the local platform's viewer; None if records go elsewhere."""
@@ -161,6 +187,10 @@ class TracerCore:
 
     # -- inside --------------------------------------------------------------------------------------------
 
+    @property
+    def _may_leave_at_once(self) -> bool:
+        return self._is_left_to_parent and self._worker.is_on_disk
+
     def _http_exporter(self) -> Exporter:
         from prefactor_trace.exporters import HttpExporter
 
@@ -184,6 +214,11 @@ class TracerCore:
                 listener.heard_terminated(reason)
 
 
+def tracer_of(instance_id: str) -> TracerCore | None:
+    """Return the tracer that a run of this process goes to; None: no such run is going on here."""
+    return next((each for each in list(_alive) if each.listener(instance_id) is not None), None)
+
+
 async def _until(is_done: Callable[[], bool], deadline: float) -> None:
     """Look again and again. No thread waits in our place: one that is waiting would hold up the program's end."""
     from anyio import sleep
@@ -203,7 +238,7 @@ def _at_exit() -> None:
     """Let all tracers deliver at once, in the time of the most patient one."""
     try:
         deadline = time.monotonic() + max((each.settings.exit_timeout for each in _alive), default=0.0)
-        workers = [each._worker for each in _alive]  # noqa: SLF001 - its own
+        workers = [each._worker for each in _alive if not each._may_leave_at_once]  # noqa: SLF001 - its own
         if getattr(sys, "last_type", None) is KeyboardInterrupt:
             # Loading modules now would make Python forget that the program was interrupted, and so its exit code.
             workers = [each for each in workers if not each.may_stay_silent]

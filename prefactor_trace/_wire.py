@@ -185,6 +185,9 @@ class _Delivery:
         self._renamed: dict[str, str] = {}
         self._parents = {each.id: each.started.parent_id for each in batch if type(each) is SpanRecord}
         self._lost: set[str] = set()  # spans refused: their children hang from the next span above
+        self._early: set[str] = (
+            set()
+        )  # spans refused, perhaps as too early: their children go when that is decided
 
     def run(self) -> Conversation:
         trouble: _TroubleError | None = None
@@ -341,7 +344,7 @@ class _Delivery:
         yield from self._create_all(creates)
 
     def _create_all(self, records: list[SpanRecord]) -> _Steps:
-        while records:
+        while records := [each for each in records if not self._is_below_early(each)]:
             if len(records) == 1 or not self._learned.bulk:
                 yield from self._create(records[0])
                 records = records[1:]
@@ -395,6 +398,8 @@ class _Delivery:
             code = output.get("code")
             if output.get("status") != "error" and self._is_about(record, output.get("details")):
                 self._take_created(record, output)
+            elif self._is_below_early(record):  # some go on after an error
+                continue
             elif output.get("status") == "error" and meaning_of_code(code) in (*_FINAL, Meaning.NOT_FOUND):
                 meaning = meaning_of_code(code)
                 self._refuse_created(record, _Refusal(meaning, f"refused: {code}", _words(output)))
@@ -403,6 +408,8 @@ class _Delivery:
         return []
 
     def _create(self, record: SpanRecord) -> _Steps:
+        if self._is_below_early(record):
+            return
         body = {"details": self._details(record), "idempotency_key": record.key}
         reply = yield from self._post("agent_spans", body)
         if isinstance(reply, _Refusal):
@@ -430,7 +437,20 @@ class _Delivery:
 
     def _refuse_created(self, record: SpanRecord, refusal: _Refusal) -> None:
         self._refuse(record, refusal)
-        self._lost.add(record.id)
+        parent = record.started.parent_id
+        # Its run, or the span above it, may be another process's, and not known yet.
+        hangs_elsewhere = parent is not None and parent not in self._parents
+        is_early = refusal.meaning is Meaning.NOT_FOUND or (
+            refusal.meaning is Meaning.INVALID and hangs_elsewhere
+        )
+        (self._early if is_early else self._lost).add(record.id)
+
+    def _is_below_early(self, record: SpanRecord) -> bool:
+        """Whether *record* hangs from a span that may still be taken, so that it must not hang from another one now."""
+        is_below = record.started.parent_id in self._early
+        if is_below:
+            self._early.add(record.id)
+        return is_below
 
     def _finish_span(self, record: SpanRecord) -> _Steps:
         body = span_end(record)

@@ -133,6 +133,7 @@ class Worker:
         self._outbox = Outbox(self._limits, reports=self._spool is not None)
         self._exporter = self._make_exporter()
         self._inbox: deque[tuple[Fact, Home | None]] = deque()
+        self._to_show: deque[str] = deque()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
         self._sending = threading.Lock()
@@ -158,8 +159,13 @@ class Worker:
         self._begin()
 
     def note_fork(self) -> None:
-        """There is a child now, which may record into runs of ours."""
+        """There is a child now, or another process that was told of a run, which may record into runs of ours."""
         self._has_forked = True
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether all that is put is on disk, so that another process can deliver it."""
+        return self._spool is not None and not self._spool.failure
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -181,6 +187,11 @@ class Worker:
                 self._carry_over()
         if self._thread is None and self._threaded:
             self._start_thread()
+
+    def show(self, span_id: str) -> None:
+        """Announce an open span without delay. Never waits for anybody."""
+        self._to_show.append(span_id)
+        self._bell.ring()
 
     def _carry_over(self) -> None:
         if self._lock.acquire(blocking=False):
@@ -204,6 +215,8 @@ class Worker:
                 outbox.leave(fact.instance_id)
             if self._has_forked and type(fact) is InstanceFinished:
                 self._adopt_at = 0.0  # a child may have left something of this run
+        while self._to_show:
+            outbox.show(self._to_show.popleft())
 
     def _start_thread(self) -> None:
         if (

@@ -34,6 +34,7 @@ __all__ = ["Instance", "InstanceBlock", "Purpose", "current_instance"]
 F = TypeVar("F", bound="Decorated")
 Purpose: TypeAlias = Literal["live", "smoke_test", "eval"]
 InstanceStatus: TypeAlias = Literal["pending", "active", "complete", "failed", "cancelled", "terminated"]
+_NOBODY = -1  # no process has this id
 
 
 class Instance(Scope):
@@ -111,7 +112,7 @@ class Instance(Scope):
 
     @property
     def started_at(self) -> datetime | None:
-        """When the run began, in UTC."""
+        """When the run began, in UTC; of a run of another process, when it was joined here."""
         return _moment(self.started_at_ns or None)
 
     @property
@@ -172,6 +173,19 @@ class Instance(Scope):
             self._tracer.listen(self.own_id, self)
             self.put(InstanceRegistered(self.own_id, body, self._tracer.schema()))
             self.put(InstanceStarted(self.own_id, self.started_at_ns))
+
+    def take_part(self) -> None:
+        """Be a run that is another process's to register, start and finish."""
+        self.started_at_ns, self.clock = self._tracer.wall_ns(), self.ticks_ns()
+        self._status = "active"
+        self._pid = _NOBODY
+        if self.recording:
+            self._tracer.listen(self.own_id, self)
+
+    @property
+    def tracer(self) -> TracerCore:
+        """Where the run goes."""
+        return self._tracer
 
     def returned(self, result: object) -> None:  # noqa: ARG002 - a run has no result
         """Finish the run as complete."""
@@ -285,6 +299,16 @@ def open_instance(tracer: TracerCore, options: dict[str, Any]) -> Instance:
     except Exception:
         _guard.failed("start an instance")
         run = Instance(tracer, _ids.generate(), recording=False)
+    return run
+
+
+def join_instance(tracer: TracerCore, id_: str, *, recording: bool) -> Instance:
+    """Return a run that another process has begun, to record into from here. Only its owner ever finishes it.
+
+    Its times are counted from now, by this machine's clock.
+    """
+    run = Instance(tracer, id_, recording=recording and not tracer.settings.disabled)
+    run.take_part()
     return run
 
 

@@ -23,6 +23,7 @@ from prefactor_trace._worker import HEAVY
 from prefactor_trace._wrap import is_stream
 from prefactor_trace.errors import ConfigurationError
 from prefactor_trace.instances import Instance
+from prefactor_trace.propagation import Handle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -380,7 +381,7 @@ def span(
     /,
     *,
     payload: object = ...,
-    parent: Span | Instance | None = None,
+    parent: Span | Instance | Handle | None = None,
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
@@ -393,7 +394,7 @@ def span(
     /,
     *,
     payload: object = _NOT_GIVEN,
-    parent: Span | Instance | None = None,
+    parent: Span | Instance | Handle | None = None,
     title: str | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
@@ -460,7 +461,11 @@ def _known_about(template: Any, risk: Any) -> _About:
 def _known_parent(parent: Any) -> Any:
     if parent is None or builtins.type(parent) in (Span, Instance):
         return parent
-    _guard.logger.warning("span(parent=...) takes an open Span or Instance; what is current is used instead")
+    if builtins.type(parent) is Handle:
+        return parent.place()
+    _guard.logger.warning(
+        "span(parent=...) takes an open Span, an Instance or a Handle; what is current is used instead"
+    )
     return None
 
 

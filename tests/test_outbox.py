@@ -754,6 +754,160 @@ class TestStrangers:
         assert step.seconds > 0.1
 
 
+def refuse_orphans(outbox, until, *, known_from=math.inf, parent="p"):
+    """Be a platform that knows the run "far", but not one span in it until a moment; what hangs from it is refused.
+
+    Return when that was tried, and what was taken: when, what, and the parent it was given.
+    """
+    now, tries, took = 0.0, [], []
+    for _ in range(200):
+        step = outbox.next(now)
+        if isinstance(step, Wait):
+            if step.seconds is None or now + step.seconds > until:
+                break
+            assert step.seconds > 0, "it spins"
+            now += step.seconds
+            continue
+        if isinstance(step, Done):
+            break
+        unknown = {parent} if now < known_from else set()
+        refused = {}
+        for each in step.batch:
+            if each.started.parent_id in unknown:
+                refused[each.key] = "refused: validation_errors"
+                unknown.add(each.id)
+        tries += [round(now, 3)] if refused else []
+        delivered = {each.key: each.started.parent_id for each in step.batch if each.key not in refused}
+        took += [(round(now, 3), key, above) for key, above in delivered.items()]
+        outbox.resolve(Outcome(frozenset(delivered), refused, unknown=frozenset(refused)), now, 0.5)
+    return tries, took
+
+
+class TestSpansOfOthers:
+    """A span may hang from one that is another process's, and come to the platform before it."""
+
+    def known(self, *facts, **options):
+        outbox = Outbox(**options)
+        outbox.know("far")
+        put(outbox, *facts)
+        outbox.flush(0.0)
+        return outbox
+
+    def test_delivered_once_the_parent_is_known(self):
+        """What hangs from a span that is not known yet is tried again, with all below it, and keeps its parent."""
+        outbox = self.known(
+            started("a", "p", run="far"), started("b", "a", run="far"), ended("b"), ended("a")
+        )
+        tries, took = refuse_orphans(outbox, 1_000, known_from=2.0)
+
+        assert tries == [0.0, 0.2, 1.2]
+        assert took == [(6.2, "a", "p"), (6.2, "b", "a")]
+        assert outbox.ledger[:4] == (2, 2, {}, 0)
+
+    def test_neighbours_go_on(self):
+        """Other spans of the same run are not held up."""
+        outbox = self.known(started("a", "p", run="far"), ended("a"), started("b", run="far"), ended("b"))
+        tries, took = refuse_orphans(outbox, 1_000, known_from=1.0)
+
+        assert (tries, took) == ([0.0, 0.2], [(0.0, "b", None), (1.2, "a", "p")])
+
+    def test_siblings_are_not_asked_for(self):
+        """Once it has been refused to hang one span from it, others that come are held without being tried."""
+        outbox = self.known(started("a", "p", run="far"), ended("a"))
+        outbox.next(0.0)
+        outbox.resolve(Outcome(refused={"a": "no"}, unknown=frozenset("a")), 0.0, 0.5)
+        put(outbox, started("b", "p", run="far"), ended("b"))
+        outbox.flush(0.0)
+
+        assert outbox.next(0.0) == Wait(pytest.approx(0.2))
+
+    def test_a_parent_that_never_comes(self):
+        """After the last try its children hang from the run itself: better there than nowhere."""
+        outbox = self.known(
+            started("a", "p", run="far"), started("b", "a", run="far"), ended("b"), ended("a")
+        )
+        tries, took = refuse_orphans(outbox, 1_000)
+
+        assert tries == [0.0, *STRANGER_TIMES]
+        assert took == [(456.2, "a", None), (456.2, "b", "a")]
+        assert outbox.ledger[:4] == (2, 2, {}, 0)
+
+    @pytest.mark.parametrize(("has_spool", "expected"), [(False, [(1.2, "a", None)]), (True, [])])
+    def test_at_the_end(self, has_spool, expected):
+        """With no time left it is given up sooner, unless it can wait on disk for the next process."""
+        outbox = self.known(started("a", "p", run="far"), ended("a"), reports=has_spool)
+        outbox.close(0.0, 5_000)
+
+        assert refuse_orphans(outbox, 2.0)[1] == expected
+
+    def test_a_span_that_is_wrong_itself(self):
+        """If the parent is our own, the refusal is about the span, and final; also if the parent was another's."""
+        outbox = self.known(started("a", run="far"), started("b", "a", run="far"), ended("b"), ended("a"))
+        outbox.next(0.0)
+        outcome = Outcome(frozenset("a"), {"b": "refused: invalid"}, unknown=frozenset("b"))
+        assert outbox.resolve(outcome, 0.0, 0.5) == {"b": "refused: invalid"}
+
+        outbox = self.known(started("c", "p", run="far"), ended("c"))
+        now, refused = 0.0, {}
+        while not refused:
+            step = outbox.next(now)
+            if isinstance(step, Wait):
+                now += step.seconds
+                continue
+            refused = outbox.resolve(
+                Outcome(refused={"c": "refused: invalid"}, unknown=frozenset("c")), now, 0.5
+            )
+        assert (refused, round(now, 1)) == ({"c": "refused: invalid"}, 456.2)
+        assert outbox.ledger[:4] == (1, 0, {"refused: invalid": 1}, 0)
+
+    def test_an_open_span_is_shown(self):
+        """A span from which another process is about to hang its own is announced at once, behind all above it."""
+        outbox = Outbox(Limits(live_after=60.0))
+        put(outbox, registered(), started("z"), started("a"), started("b", "a"), started("c", "b"))
+        outbox.show("b")
+        outbox.show("not ours")
+        step = outbox.next(0.0)
+        assert keys(step) == ["run-register", "a-open", "b-open"]
+        outbox.resolve(Outcome(trouble="no", reachable=False), 0.0, 1.0)
+        assert isinstance(outbox.next(0.5), Wait)
+        assert deliver(outbox, 2.0) == ["run-register", "a-open", "b-open"]
+        assert outbox.next(2.0) == Wait(pytest.approx(58.0))
+        put(outbox, ended("c"), ended("b"), now=2.0)
+        outbox.show("b")
+        outbox.flush(2.0)
+        assert deliver(outbox, 2.0) == ["c", "b-end"]
+
+    def test_a_shown_span_that_has_ended(self):
+        """If it ends before it was announced, it goes as usual, in one piece."""
+        outbox = Outbox()
+        put(outbox, started("a"))
+        outbox.show("a")
+        put(outbox, ended("a"))
+        assert outbox.next(0.0) == Wait(pytest.approx(0.5))
+        assert deliver(outbox, 0.5) == ["a"]
+
+    def test_a_shown_span_that_is_held(self):
+        """What must wait itself does not make the outbox spin."""
+        outbox = Outbox()
+        outbox.know("far")
+        put(outbox, started("a", "p", run="far"))
+        outbox.show("a")
+        assert refuse_orphans(outbox, 40.0, known_from=2.0) == (
+            [0.0, 0.2, 1.2],
+            [(6.2, "a-open", "p")],
+        )
+
+    def test_an_announcement(self):
+        """An open span is held as well, and told of later."""
+        outbox = Outbox(Limits(live_after=1.0))
+        outbox.know("far")
+        put(outbox, started("a", "p", run="far"))
+        assert refuse_orphans(outbox, 40.0, known_from=2.0) == ([1.0, 1.2], [(2.2, "a-open", "p")])
+        put(outbox, ended("a"), now=40.0)
+        outbox.flush(40.0)
+        assert deliver(outbox, 40.0) == ["a-end"]
+
+
 class TestQuality:
     def test_order(self):
         """A quality leaves behind what was recorded before it, and before the finish of its run."""

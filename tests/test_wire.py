@@ -151,6 +151,9 @@ class Platform:
             self._replies[key] = self._act(path, body)
         return self._replies[key]
 
+    def forget_replies(self):
+        self._replies.clear()
+
     def _act(self, path, body):
         if path == "agent_instance/register":
             return self._register(body)
@@ -792,6 +795,40 @@ def test_children_of_a_refused_root_become_roots():
         [span(pfid(2), pfid(1), name="bad"), span(pfid(3), pfid(1), parent=pfid(2))], platform, settled()
     )
     assert "parent_span_id" not in platform.spans[pfid(3)]
+
+
+@pytest.mark.parametrize("has_bulk", [True, False])
+def test_children_of_a_span_that_is_too_early_wait(has_bulk):
+    """A span that hangs from another process's may be refused as too early: what is below it keeps its place."""
+    platform = running(pfid(1), has_bulk=has_bulk)
+    batch = [
+        span(pfid(3), pfid(1), parent=pfid(2)),
+        span(pfid(4), pfid(1), parent=pfid(3)),
+        span(pfid(5), pfid(1), parent=pfid(4)),
+        span(pfid(6), pfid(1)),
+    ]
+    far_side = Late(platform, span(pfid(2), pfid(1)))
+    outcome = converse(batch, far_side, settled())
+    assert (outcome.delivered, outcome.refused.keys()) == ({pfid(6)}, {pfid(3)})
+    platform.forget_replies()
+    outcome = converse(batch[:3], platform, settled())
+    assert outcome.delivered == {pfid(3), pfid(4), pfid(5)}
+    assert [platform.spans[pfid(n)]["parent_span_id"] for n in (3, 4, 5)] == [pfid(2), pfid(3), pfid(4)]
+
+
+class Late:
+    """A platform that is told of a span by somebody else as soon as it has refused something over it."""
+
+    def __init__(self, platform, record):
+        self.platform = platform
+        self.record = record
+
+    def answer(self, request):
+        response = self.platform.answer(request)
+        if self.record is not None and b"validation_errors" in response.body:
+            record, self.record = self.record, None
+            converse([record], self.platform, settled())
+        return response
 
 
 def test_a_refused_finish_keeps_the_span_as_parent():
@@ -1914,7 +1951,9 @@ def test_any_conversation_ends_and_tells_the_truth(data, answers, traits):
         assert outcome.dead.keys() | outcome.terminated.keys() <= {each.instance_id for each in batch}
         left = [each for each in batch if each.key not in {*outcome.delivered, *outcome.refused}]
         if outcome.trouble is None:
-            assert all(each.instance_id in outcome.dead for each in left)
+            above = {*(each.id for each in left if type(each) is SpanRecord)}
+            above |= {key.removesuffix("-open") for key in outcome.refused}
+            assert all(each.instance_id in outcome.dead or each.started.parent_id in above for each in left)
         for record in batch:
             if record.key in outcome.delivered:
                 assert is_acknowledged(record, far_side.exchanges)

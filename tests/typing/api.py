@@ -104,3 +104,18 @@ def quality_is_typed() -> None:
     pt.configure(on_error="raise")
     pt.configure(on_error="explode")  # type: ignore[arg-type]
     pt.QualityType(5)  # type: ignore[arg-type]
+
+
+async def work(x: int) -> str:
+    return str(x)
+
+
+async def carried() -> None:
+    assert_type(await pt.carry(work)(1), str)
+    await pt.carry(work)("1")  # type: ignore[arg-type]
+
+
+def handles() -> None:
+    handle = pt.extract({"baggage": ""})
+    with handle as run, pt.span("a", parent=handle):
+        assert_type(run, pt.Instance | None)
