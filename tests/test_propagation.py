@@ -681,7 +681,7 @@ def test_process_pools_without_a_spool(platform, pool_program, tmp_path):
 
 def test_celery(elsewhere):
     """The recipe of the README: tasks, wherever they run, are steps of the run that sent them."""
-    pytest.importorskip("celery")
+    celery = pytest.importorskip("celery")
     from celery.contrib.testing.worker import start_worker
 
     readme = (Path(__file__).parents[1] / "README.md").read_text()
@@ -690,6 +690,10 @@ def test_celery(elsewhere):
     exec(recipe, scope)
     app = scope["app"]
     app.conf.update(broker_url="memory://", result_backend="cache+memory://")
+    app.conf.update(worker_hijack_root_logger=False, worker_redirect_stdouts=False)
+    celery.signals.setup_logging.connect(
+        no_logging := lambda **_: None
+    )  # the logging of the tests is not Celery's
     app.task(mark, name="mark")
     with start_worker(app, perform_ping_check=False, pool="solo"), pt.instance():
         with pt.span("outer"):
