@@ -105,6 +105,9 @@ open_implicit: Callable[[], Any] = no_implicit_instance
 """Opens an instance for a span outside of any, or returns None. `_api`, which knows the default tracer, puts its own
 here."""
 
+noted_departure: Callable[[], None] | None = None
+"""Called before a context is copied for another thread; set by `testing`, which puts in order what threads do."""
+
 
 def carry(function: Callable[P, R]) -> Callable[P, R]:
     """Return *function* as it should be handed to a thread or an executor: it runs in a copy of this context.
@@ -112,6 +115,8 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
     The copy is taken now. Each call gets its own, so the result can be called many times and at once:
     `pool.map(carry(work), items)`.
     """
+    if noted_departure is not None:
+        noted_departure()
     context = contextvars.copy_context()
 
     @functools.wraps(function)

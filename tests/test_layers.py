@@ -29,8 +29,9 @@ LAYERS = [
     {"instances"},
     {"spans"},
     {"_api"},
+    {"_strands"},
     {"testing", "__init__"},
-    {"server"},
+    {"server", "pytest_plugin"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
