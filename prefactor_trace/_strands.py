@@ -18,7 +18,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 
@@ -29,15 +29,15 @@ _TASKS_LOOKED_AT = 1_000
 class Strand:
     """A thread or a task at work. *around*: the strand it left, after that one had begun its step *left_at*."""
 
-    __slots__ = ("_owner", "_tasks_at_end", "around", "followed", "is_bare", "last", "left_at", "number")
+    __slots__ = ("_owner", "_tasks_at_end", "around", "is_bare", "last", "left_at", "number", "stage")
 
     def __init__(self, number: int, owner: object, around: Strand | None, left_at: int) -> None:
         self.number = number
         self.around = around
         self.left_at = left_at
         self.last = left_at
-        self.followed: set[Strand] = set()
-        """Those that had ended before this one was made."""
+        self.stage = 0
+        """Of those that left at the same point: how often all so far had ended before the next was made."""
         self.is_bare = False
         """Whether it is a thread without a context from anywhere, such as those of a pool."""
         self._owner = weakref.ref(owner)
@@ -73,7 +73,7 @@ class Strands:
     def __init__(self) -> None:
         self._orders = itertools.count(1)
         self._numbers = itertools.count(1)
-        self._left: dict[Strand, list[Strand]] = {}
+        self._at_once: dict[tuple[Strand, int], list[Strand]] = {}
         self._is_looking = True
         self.home = Strand(0, _here(), None, 0)
 
@@ -114,10 +114,12 @@ class Strands:
 
     def _new(self, here: object, around: Strand, left_at: int) -> Strand:
         strand = Strand(next(self._numbers), here, around, left_at)
-        siblings = self._left.setdefault(around, [])
-        if _is_task(here):
-            strand.followed.update(each for each in list(siblings) if each.had_ended_before(here))
-        siblings.append(strand)
+        at_once = self._at_once.setdefault((around, left_at), [])
+        strand.stage = at_once[-1].stage if at_once else 0
+        if at_once and _is_task(here) and all(each.had_ended_before(here) for each in at_once):
+            at_once.clear()
+            strand.stage += 1
+        at_once.append(strand)
         return strand
 
 
@@ -163,10 +165,14 @@ def _tasks() -> weakref.WeakSet[Any] | None:
 
 
 class _Group(NamedTuple):
-    """What one strand did of the things to be ordered. *position*: where it stands among those of the strand around."""
+    """What one strand did of the things to be ordered.
 
-    position: int
-    is_from_elsewhere: bool
+    *left_at*: behind what of the strand around it stands; *is_elsewhere*: it is not that strand's own.
+    """
+
+    left_at: int
+    is_elsewhere: bool
+    stage: int
     first: int
     strand: Strand
     items: list[Any]
@@ -183,40 +189,25 @@ def in_order(
     for item in sorted(items, key=lambda each: begun(each).order):
         order, strand = begun(item)
         if strand is around:
-            groups[order] = _Group(order, False, order, strand, [item])
+            groups[order] = _Group(order, False, 0, order, strand, [item])
         elif strand in groups:
             groups[strand].items.append(item)
         else:
-            groups[strand] = _Group(_left_at(strand, around, order), True, order, strand, [item])
+            groups[strand] = _Group(*_departure(strand, around, order), order, strand, [item])
     ordered: list[T] = []
-    for cluster in _clusters(sorted(groups.values(), key=lambda each: each[:3])):
-        if len(cluster) > 1:
-            cluster.sort(key=lambda group: ([text(each) for each in group.items], group.strand.number))
-        ordered += (item for group in cluster for item in group.items)
+    for _, cluster in itertools.groupby(
+        sorted(groups.values(), key=lambda each: each[:4]), lambda each: each[:3]
+    ):
+        at_once = list(cluster)
+        if len(at_once) > 1:
+            at_once.sort(key=lambda group: ([text(each) for each in group.items], group.strand.number))
+        ordered += (item for group in at_once for item in group.items)
     return ordered
 
 
-def _left_at(strand: Strand, around: Strand, order: int) -> int:
+def _departure(strand: Strand, around: Strand, order: int) -> tuple[int, bool, int]:
+    """Return where *strand*, or that which it goes back to, left *around*; if it never did, it counts by time."""
     left: Strand | None = strand
     while left is not None and left.around is not around:
         left = left.around
-    return order if left is None else left.left_at
-
-
-def _clusters(groups: list[_Group]) -> Iterator[list[_Group]]:
-    """Yield the groups of which the order is not known, together."""
-    cluster: list[_Group] = []
-    for group in groups:
-        if cluster and not _may_be_at_once(group, cluster):
-            yield cluster
-            cluster = []
-        cluster.append(group)
-    if cluster:
-        yield cluster
-
-
-def _may_be_at_once(group: _Group, cluster: list[_Group]) -> bool:
-    known = group.strand.followed
-    if (group.position, group.is_from_elsewhere) != (cluster[0].position, cluster[0].is_from_elsewhere):
-        return False
-    return not (known and all(each.strand in known for each in cluster))
+    return (order, True, 0) if left is None else (left.left_at, True, left.stage)
