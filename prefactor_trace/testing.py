@@ -257,7 +257,7 @@ class Recording:
 
     def __repr__(self) -> str:
         picture = self._indoors.picture()
-        return f"<Recording of {len(picture.instances)} instances with {len(picture.spans)} spans>"
+        return f"<Recording: instances {len(picture.instances)}, spans {len(picture.spans)}>"
 
     def __str__(self) -> str:
         return self.tree()

@@ -44,6 +44,14 @@ def project(pytester, monkeypatch):
     assert not (pytester.path / "state").exists()
 
 
+@pytest.fixture
+def quick(project, monkeypatch):
+    """The project, where only the plugins that are named are loaded."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p prefactor_trace")
+    return project
+
+
 def test_fixture_and_marker(project):
     """The fixture records, from one test to the next nothing is left, and the marker takes options and goes alone."""
     project.makepyfile("""
@@ -87,13 +95,20 @@ def test_fixture_and_marker(project):
             main(query)
             assert _api.indoors is not None
     """)
+    (block,) = re.findall(
+        r"^```python\n(def test_.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    agent = (
+        "import prefactor_trace as pt\n@pt.span\ndef search(query, limit=3): return [f'{query} 0'] * limit\n"
+    )
+    project.makepyfile(test_of_readme=agent + block)
     result = project.runpytest_subprocess()
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=9)
 
 
-def test_report_of_a_failure(project):
+def test_report_of_a_failure(quick):
     """A failed test shows what it recorded, a passed one and one without the fixture do not; long lines are cut."""
-    project.makepyfile("""
+    quick.makepyfile("""
         import pytest
         import prefactor_trace as pt
         from agent import main
@@ -132,7 +147,7 @@ def test_report_of_a_failure(project):
         def test_misused():
             pass
     """)
-    result = project.runpytest_subprocess("-rN")
+    result = quick.runpytest_subprocess("-rN")
     result.assert_outcomes(failed=4, passed=2, errors=2)
     result.stdout.fnmatch_lines([
         "*broken*", "*- traced -*", "[[]bot[]] complete", '  search complete inputs={"query": "in teardown"}*',
@@ -152,9 +167,9 @@ def test_report_of_a_failure(project):
     assert "def span(self" not in output  # the traceback ends in the test
 
 
-def test_async(project):
+def test_async(quick):
     """Async tests, by anyio's plugin on both backends, record the same; so do fixtures that need the fixture."""
-    project.makepyfile("""
+    quick.makepyfile("""
         import anyio, pytest
         import prefactor_trace as pt
         from agent import search
@@ -181,13 +196,13 @@ def test_async(project):
         async def test_fixture(run, traced):
             assert [each.status for each in traced.instances] == [None]
     """)
-    project.runpytest_subprocess().assert_outcomes(passed=4)
+    quick.runpytest_subprocess("-p", "anyio").assert_outcomes(passed=4)
 
 
-def test_in_workers(project):
+def test_in_workers(quick):
     """With pytest-xdist each worker records its own, and reports of failures come along."""
     pytest.importorskip("xdist")
-    project.makepyfile("""
+    quick.makepyfile("""
         import pytest
         from agent import main
 
@@ -197,7 +212,7 @@ def test_in_workers(project):
             assert traced.span("search").inputs == {"query": str(number)}
             assert number != 3
     """)
-    result = project.runpytest_subprocess("-n", "2")
+    result = quick.runpytest_subprocess("-p", "xdist", "-n", "2")
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.fnmatch_lines(
         ["*- traced -*", "[[]bot[]] complete", '  search complete inputs={"query": "3"}*']
@@ -214,11 +229,11 @@ def test_left_out(project, monkeypatch):
     project.runpytest_subprocess("-p", "prefactor_trace").assert_outcomes(passed=1)
 
 
-def test_help(project):
+def test_help(pytester):
     """Fixture and marker say what they are for."""
-    result = project.runpytest_subprocess("--markers")
+    result = pytester.runpytest_inprocess("-p", "prefactor_trace.pytest_plugin", "--markers")
     result.stdout.fnmatch_lines(["@pytest.mark.traced(predictable=False, [*][*]settings): record in memory*"])
-    result = project.runpytest_subprocess("--fixtures")
+    result = pytester.runpytest_inprocess("-p", "prefactor_trace.pytest_plugin", "--fixtures")
     result.stdout.fnmatch_lines(
         ["traced -- *", "    Record in memory what prefactor_trace records during this test*"]
     )

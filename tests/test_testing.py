@@ -274,7 +274,7 @@ class TestValues:
         assert {x, recorded.span("X")} == {x}
         assert repr(x) == '<span X complete inputs={"a": 1} result={"b": 2}>'
         assert repr(x.instance) == "<[Agent] complete>"
-        assert repr(recorded) == "<Recording of 1 instances with 2 spans>"
+        assert repr(recorded) == "<Recording: instances 1, spans 2>"
 
     def test_long_values_have_short_names(self):
         """A span with much in it is still read at a glance."""
