@@ -81,6 +81,11 @@ def test_fixture_and_marker(project):
                 assert traced.span("search").id.endswith("2")
                 traced.clock.advance(1)
 
+            @pytest.mark.traced(predictable=False)
+            def test_closest(self, traced):
+                with pytest.raises(RuntimeError):
+                    traced.clock
+
             def test_alone(self):
                 main("b")
 
@@ -103,7 +108,7 @@ def test_fixture_and_marker(project):
     )
     project.makepyfile(test_of_readme=agent + block)
     result = project.runpytest_subprocess()
-    result.assert_outcomes(passed=9)
+    result.assert_outcomes(passed=10)
 
 
 def test_report_of_a_failure(quick):
@@ -147,7 +152,7 @@ def test_report_of_a_failure(quick):
         def test_misused():
             pass
     """)
-    result = quick.runpytest_subprocess("-rN")
+    result = quick.runpytest_subprocess("-rP")
     result.assert_outcomes(failed=4, passed=2, errors=2)
     result.stdout.fnmatch_lines([
         "*broken*", "*- traced -*", "[[]bot[]] complete", '  search complete inputs={"query": "in teardown"}*',
@@ -164,7 +169,7 @@ def test_report_of_a_failure(quick):
     output = result.stdout.str()
     assert output.count("- traced -") == 4
     assert "passes" not in output.partition("= FAILURES =")[2].replace("test_passes", "")
-    assert "def span(self" not in output  # the traceback ends in the test
+    assert "testing.py" not in output  # the traceback ends in the test
 
 
 def test_async(quick):

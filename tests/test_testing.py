@@ -155,10 +155,9 @@ class TestOrder:
             with pt.span("own"):
                 pass
             first, second = pt.carry(self.jittery), pt.carry(self.jittery)
-            pool.submit(second, "late", 0).result()
-            pool.submit(first, "early", 0).result()
-        assert [line.split()[0] for line in recorded.tree().splitlines()] == [
-            "search", "search", "own", "early", "early", "early", "late", "late", "late"]  # fmt: skip
+            pool.submit(second, "a", 0).result()
+            pool.submit(first, "z", 0).result()
+        assert [each.name for each in recorded.instance().children] == ["search", "search", "own", "z", "a"]
         assert [each.inputs["query"] for each in recorded.instance().children[:2]] == ["a", "b"]
 
     def test_runs_of_bare_threads(self):
@@ -333,6 +332,21 @@ class TestValues:
             recorded.clear()
             assert (recorded.instances, recorded.spans, recorded.tree()) == ([], [], "")
 
+    def test_clear_and_come_back(self):
+        """A run that was forgotten is there again if a step of it follows, or a run of the same id."""
+        own = _ids.generate()
+        with recording() as recorded:
+            with pt.instance(id=own, agent_name="run") as run:
+                pass
+            recorded.clear()
+            with pt.span("late", parent=run):
+                pass
+            assert recorded.tree(show="instances") == "[run] complete\n  late complete"
+            assert recorded.span("late").instance == recorded.instance()
+            recorded.clear()
+            with pt.instance(id=own):
+                assert len(recorded.instances) == 1
+
     def test_ledger_adds_up(self):
         """All tracers of the recording are in the ledger."""
         with recording() as recorded:
@@ -454,6 +468,7 @@ class TestNothingLeaves:
             before.shutdown()
         assert recorded.tree(show="instances") == "[early] complete\n  search complete"
         assert platform.store.agents() == []
+        assert before in _tracer._alive
         with pt.instance():
             search("after")
         assert pt.flush() == (4, 4, {}, 0, {})
@@ -535,6 +550,15 @@ class TestNothingLeaves:
             search("late")
             late.close()
         assert (first.tree(), second.tree(), second.instances) == ("", "", [])
+
+    def test_after_shutdown(self):
+        """As in production, nothing is recorded after a shutdown."""
+        with recording() as recorded:
+            with pt.instance(), pt.span("before"):
+                pt.shutdown()
+                with pt.span("after"):
+                    assert recorded.tree() == "before failed"
+            assert recorded.ledger.dropped == {"after_shutdown": 2}  # the step and the end of the run
 
     def test_nothing_is_too_much(self):
         """More than any buffer holds is kept."""
