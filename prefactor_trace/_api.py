@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from prefactor_trace import _context, _guard
 from prefactor_trace._settings import resolve
@@ -52,7 +52,12 @@ class Tracer(TracerCore):
         environ: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
+        inside = indoors
+        if inside is not None:
+            exporter, environ, settings = inside.exporter, environ or {}, settings | inside.settings
         super().__init__(resolve(settings, environ), exporter=exporter, schema=schema, threaded=threaded)
+        if inside is not None:
+            inside.take_in(self)
 
     span = staticmethod(span)
 
@@ -72,6 +77,18 @@ class Tracer(TracerCore):
         options = {name: value for name, value in locals().items() if name != "self"}
         return InstanceBlock(lambda: self, options)
 
+
+class Indoors(Protocol):
+    """A test that is recording: what tracers are made meanwhile keep everything in memory, whatever they are told."""
+
+    exporter: Exporter
+    settings: dict[str, Any]
+
+    def take_in(self, tracer: Tracer) -> None: ...
+
+
+indoors: Indoors | None = None
+"""Set by `testing`, for as long as it records."""
 
 _lock = threading.Lock()
 _configuring = threading.Lock()

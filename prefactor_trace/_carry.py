@@ -12,6 +12,8 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from prefactor_trace import _context
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
@@ -29,6 +31,8 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
     stay what they are: their bodies run in the copy, wherever they are awaited or iterated. A coroutine that a plain
     function returns is not looked at.
     """
+    if _context.noted_departure is not None:
+        _context.noted_departure()
     context = contextvars.copy_context()
     carried: Callable[P, R] = functools.wraps(function)(_kind_of(function)(function, context))
     return carried

@@ -152,3 +152,6 @@ _said_outside = False
 open_implicit: Callable[[], Any] = no_implicit_instance
 """Opens an instance for a span outside of any, or returns None. `_api`, which knows the default tracer, puts its own
 here."""
+
+noted_departure: Callable[[], None] | None = None
+"""Called before a context is copied for another thread; set by `testing`, which puts in order what threads do."""

@@ -33,8 +33,9 @@ LAYERS = [
     {"propagation"},
     {"spans"},
     {"_api"},
+    {"_strands"},
     {"testing", "__init__"},
-    {"server", "_program"},
+    {"server", "_program", "pytest_plugin"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

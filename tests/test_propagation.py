@@ -25,11 +25,11 @@ from starlette.datastructures import Headers, MutableHeaders
 
 import prefactor_trace as pt
 from prefactor_trace import _api, _ids
-from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted
+from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted, SpanRecord
 from prefactor_trace.exporters import MemoryExporter
 from prefactor_trace.propagation import _traceparent
 from prefactor_trace.server import LocalPlatform
-from prefactor_trace.testing import Recording, recording
+from prefactor_trace.testing import recording
 
 RUN, STEP = "01jabcdefg" + "p" * 6 + "r" * 16, "01jabcdefh" + "p" * 6 + "s" * 16
 BAGGAGE = f"prefactor-instance-id={RUN},prefactor-span-id={STEP}"
@@ -42,7 +42,30 @@ class Elsewhere:
     def __init__(self, **settings):
         self.exporter = MemoryExporter()
         self.tracer = pt.Tracer(exporter=self.exporter, threaded=False, environ={}, **settings)
-        self.recorded = Recording(self.tracer, self.exporter)
+
+    def _of(self, *kinds):
+        self.tracer.flush()
+        return [each for each in self.exporter.records if isinstance(each, kinds)]
+
+    @property
+    def spans(self):
+        """The steps, in the order they began."""
+        spans = [each.started._replace(payload=None) for each in self._of(SpanRecord)]
+        return sorted(spans, key=lambda each: each.started_at)
+
+    @property
+    def finished(self):
+        """The runs that were finished here, with how."""
+        return [(each.instance_id, each.status) for each in self._of(InstanceFinished)]
+
+    def tree(self):
+        """The steps as indented lines."""
+        status = {each.id: each.ended.status for each in self._of(SpanRecord)}
+        depths, lines = {None: -1}, []
+        for each in self.spans:
+            depths[each.id] = depths[each.parent_id] + 1
+            lines.append(f"{'  ' * depths[each.id]}{each.name} {status[each.id]}")
+        return "\n".join(lines)
 
     def __enter__(self):
         self._before = _api.set_default(self.tracer)
@@ -107,7 +130,7 @@ def test_steps_hang_from_the_handle(elsewhere):
     with pt.span("lost"):
         pass
     assert pt.current_instance() is None
-    a, b, c, d = elsewhere.recorded.spans
+    a, b, c, d = elsewhere.spans
     assert [(each.name, each.instance_id) for each in (a, b, c, d)] == [(name, RUN) for name in "abcd"]
     assert [each.parent_id for each in (a, b, c, d)] == [STEP, a.id, None, STEP]
 
@@ -137,7 +160,7 @@ def test_async_with(elsewhere):
             await asyncio.gather(*(asyncio.to_thread(mark, str(n)) for n in range(3)))
 
     asyncio.run(main())
-    assert {span.parent_id for span in elsewhere.recorded.spans} == {STEP}
+    assert {span.parent_id for span in elsewhere.spans} == {STEP}
 
 
 def mark(name):
@@ -167,14 +190,14 @@ def test_one_handle_in_many_threads(elsewhere):
 
 def test_in_the_same_process():
     """A run that comes back to its own process is itself: the same object, ids that match, its own tracer."""
-    with Elsewhere(), recording() as recorded:
+    with Elsewhere() as mine:
         other = Elsewhere()
         with other.tracer.instance() as run, pt.span("outer"):
             headers = pt.inject()
         with pt.extract(headers) as again, pt.span("inner"):
             assert again is run
-        assert other.recorded.tree() == "outer complete\n  inner complete"
-        assert recorded.spans == []
+        assert other.tree() == "outer complete\n  inner complete"
+        assert mine.spans == []
         other.tracer.shutdown()
 
 
@@ -183,7 +206,7 @@ def test_a_tracer_of_your_own(elsewhere):
     other = Elsewhere()
     with pt.extract(f"{RUN}..1", tracer=other.tracer), pt.span("a"):
         pass
-    assert (len(other.recorded.spans), len(elsewhere.recorded.spans)) == (1, 0)
+    assert (len(other.spans), len(elsewhere.spans)) == (1, 0)
     other.tracer.shutdown()
 
 
@@ -191,8 +214,8 @@ def test_a_sub_agent_in_a_joined_run(elsewhere):
     """An instance opened in the block is a run of its own, which is finished here."""
     with pt.extract(f"{RUN}.{STEP}.1"), pt.instance() as inner, pt.span("a"):
         pass
-    assert [(each.id, each.status) for each in elsewhere.recorded.instances] == [(inner.id, "complete")]
-    assert elsewhere.recorded.spans[0].instance_id == inner.id
+    assert elsewhere.finished == [(inner.id, "complete")]
+    assert elsewhere.spans[0].instance_id == inner.id
 
 
 def test_an_unsampled_run_stays_unrecorded(elsewhere):
@@ -207,7 +230,7 @@ def test_an_unsampled_run_stays_unrecorded(elsewhere):
         with each:
             assert pt.extract(pt.inject()).recording is False
     assert elsewhere.exporter.records == []
-    assert elsewhere.recorded.spans == []
+    assert elsewhere.spans == []
 
 
 def test_disabled_is_disabled():
@@ -254,8 +277,8 @@ def test_times_are_counted_from_the_joining(elsewhere):
     with pt.extract(f"{RUN}.{STEP}.1"):
         with pt.span("b"):
             ticks[0] = 80
-    a, b = elsewhere.recorded.spans
-    assert [(a.started_at, a.finished_at), (b.started_at, b.finished_at)] == [(5_002, 5_005), (5_005, 5_010)]
+    times = [(each.started.started_at, each.ended.finished_at) for each in elsewhere._of(SpanRecord)]
+    assert times == [(5_002, 5_005), (5_005, 5_010)]
     del run
     gc.collect()
     assert tracer.listener(RUN) is None
@@ -268,7 +291,7 @@ def test_join_lasts(elsewhere):
             pool.submit(mark, name).result()
     pt.join(pt.extract(None))
     mark("c")
-    assert [(span.name, span.parent_id) for span in elsewhere.recorded.spans] == [("a", STEP), ("b", STEP)]
+    assert [(span.name, span.parent_id) for span in elsewhere.spans] == [("a", STEP), ("b", STEP)]
 
 
 # -- headers ---------------------------------------------------------------------------------------------------
@@ -679,6 +702,10 @@ def test_process_pools_without_a_spool(platform, pool_program, tmp_path):
 # -- queues ----------------------------------------------------------------------------------------------------
 
 
+def leave_logging_alone(**_):
+    """Keep Celery from taking over the logging of the tests."""
+
+
 def test_celery(elsewhere):
     """The recipe of the README: tasks, wherever they run, are steps of the run that sent them."""
     celery = pytest.importorskip("celery")
@@ -691,9 +718,7 @@ def test_celery(elsewhere):
     app = scope["app"]
     app.conf.update(broker_url="memory://", result_backend="cache+memory://")
     app.conf.update(worker_hijack_root_logger=False, worker_redirect_stdouts=False)
-    celery.signals.setup_logging.connect(
-        no_logging := lambda **_: None
-    )  # the logging of the tests is not Celery's
+    celery.signals.setup_logging.connect(leave_logging_alone)
     app.task(mark, name="mark")
     with start_worker(app, perform_ping_check=False, pool="solo"), pt.instance():
         with pt.span("outer"):
@@ -703,7 +728,5 @@ def test_celery(elsewhere):
     app.conf.task_always_eager = True
     with pt.instance(), pt.span("eager"):
         app.tasks["mark"].delay("c").get()
-    assert (
-        elsewhere.recorded.tree() == "outer complete\n  a complete\nb complete\neager complete\n  c complete"
-    )
+    assert elsewhere.tree() == "outer complete\n  a complete\nb complete\neager complete\n  c complete"
     assert pt.current_instance() is None

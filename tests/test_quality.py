@@ -80,7 +80,7 @@ class TestRecording:
             with pt.instance() as run:
                 for good in (True, False, True):
                     run.record_quality("tone", {"good": good})
-            keys = [each.key for each in recorded._records() if isinstance(each, QualityRecorded)]
+            keys = [each.key for each in recorded._indoors.records() if isinstance(each, QualityRecorded)]
 
         assert len(set(keys)) == 3
         assert all(8 <= len(each) <= 64 for each in keys)

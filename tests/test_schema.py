@@ -252,7 +252,7 @@ def test_a_function_declares_what_it_takes_and_gives():
     assert wire["result_schema"]["properties"]["output"]["anyOf"][0]["items"] == {"$ref": "#/$defs/Tree"}
     with recording() as recorded, pt.instance():
         find("a" * 20_000, Tree(children=[Tree()]))
-        record = next(each for each in recorded._records() if isinstance(each, SpanRecord))
+        record = next(each for each in recorded._indoors.records() if isinstance(each, SpanRecord))
     sent = orjson.loads(orjson.dumps(span_details(record, Learned(), None)))
     jsonschema.validate(sent["payload"], wire["params_schema"])
     jsonschema.validate(sent["result_payload"], wire["result_schema"])
