@@ -10,8 +10,10 @@ with pt.instance(agent_name="support-bot", agent_version="1.4.0"):
 """
 
 from prefactor_trace._api import Tracer, aflush, ashutdown, configure, flush, instance, shutdown, stats
+from prefactor_trace._arguments import Omit, Secret, Sensitive
 from prefactor_trace._context import carry
 from prefactor_trace._record import Ledger
+from prefactor_trace._redact import Place
 from prefactor_trace._schema import Schema, SpanType
 from prefactor_trace._version import __version__
 from prefactor_trace.errors import ConfigurationError, InstanceTerminated, PrefactorTraceError
@@ -23,8 +25,12 @@ __all__ = [
     "Instance",
     "InstanceTerminated",
     "Ledger",
+    "Omit",
+    "Place",
     "PrefactorTraceError",
     "Schema",
+    "Secret",
+    "Sensitive",
     "Span",
     "SpanType",
     "Tracer",

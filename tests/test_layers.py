@@ -14,9 +14,9 @@ import prefactor_trace
 PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
-    {"_readers"},
-    {"_error_text"},
-    {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_guard", "_local"},
+    {"_readers", "_guard", "_secrets"},
+    {"_error_text", "_redact"},
+    {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_local"},
     {"http"},
     {"_schema", "_record"},
     {"_outbox", "_frames", "_shelf"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"exporters", "_network"},
     {"_worker", "_settings", "_inventory"},
     {"_doctor"},
-    {"_tracer", "_context", "_wrap"},
+    {"_tracer", "_context", "_wrap", "_arguments"},
     {"instances"},
     {"spans"},
     {"_api"},
