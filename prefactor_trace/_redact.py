@@ -219,13 +219,18 @@ class _Rebuild:
                 self.has_found = True
                 fields["$redacted"] = "unsearched"
                 break
-            kind = self._name(name)
+            kind = self._name(name) or (self._named_beside(value) if name == "value" else None)
             if kind is not None and _is_secret(kind, item, value):
                 self.has_found = True
                 fields[self._key(name)] = marker(kind, item)
             else:
                 fields[self._key(name)] = self.value(item, depth)
         return fields
+
+    def _named_beside(self, fields: dict[str, Any]) -> str | None:
+        """Return what a value is by the name beside it: headers are objects of name and value, too."""
+        names = [fields.get(each) for each in ("name", "key", "header")]
+        return next((kind for each in names if type(each) is str and (kind := self._name(each))), None)
 
     def _name(self, name: str) -> str | None:
         if name not in self._names:
@@ -291,7 +296,7 @@ _SCHEMA_WORDS = {
 
 
 # Names under which a number is a count, a flag or a place rather than a secret.
-_COUNTED = ("token", "session", "auth", "cookie", "csrf", "bearer")
+_COUNTED = ("token", "session", "auth", "cookie", "csrf", "bearer", "pass")
 
 
 def _is_secret(kind: str, value: Any, fields: dict[str, Any]) -> bool:

@@ -240,7 +240,8 @@ class Words:
         self._glued = tuple(word for word in _GLUED if word in self._joined or word in self._keys)
         self._after = re.compile(rf"(?:_(?:{_SUFFIXES})|[0-9]{{1,3}})+$")
         names = _names_pattern(self._keys)
-        self.suspect = searcher("|".join([*_SUSPECTS, f'(?:{names})(?:{_AFTER_NAME}|",")']))
+        suspects = [*_SUSPECTS, f'(?:{names})(?:{_AFTER_NAME}|"[,}}]|>)', f"--[A-Za-z0-9_-]*(?:{names}) "]
+        self.suspect = searcher("|".join(suspects))
         self._may_be_name = searcher(f"(?:{names})[^A-Za-z0-9]{{0,9}}$")
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -297,6 +298,7 @@ class Words:
         for start, end in self._regions(text):
             found += _shaped(text, start, end)
             found += self._assignments(text, start, end)
+            found += self._named_otherwise(text, start, end)
         if is_cut:
             found += _at_the_end(text)
         found.sort(key=lambda one: (one.start, -one.end))
@@ -329,17 +331,34 @@ class Words:
             bare = left.rstrip("\"'`\\]")
             name = bare[len(bare.rstrip(_NAME_SIGNS)) :]
             kind = self.name(name) if name else None
+            if kind is None and bare.endswith(f" {name}"):  # "API key: ..."
+                kind = self.name(" ".join(bare[-100:].split(" ")[-2:]))
             if kind is None:
                 continue
             is_quoted = len(bare) < len(left)
             found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] == "=")
-            if found is not None:
+            if found is not None and words_of(text[slice(*found)]) not in (kind, words_of(name)):
+                # else it is code, as in `password=password`
                 yield Found(kind, *found)
                 position = max(position, found[1])
 
+    def _named_otherwise(self, text: str, start: int, end: int) -> Iterator[Found]:
+        """Find the values of `--name value` and `<name>value</name>`."""
+        for match in _FLAG.finditer(text, start, end):
+            kind = self.name(match.group("name"))
+            found = _value_at(text, match.end(), match.group("name"), kind, is_sure=True) if kind else None
+            if kind and found:
+                yield Found(kind, *found)
+        for match in _TAG.finditer(text, start, end):
+            kind = self.name(match.group("name"))
+            if kind:
+                yield Found(kind, match.start("value"), _whole(_TAG, text, match, end))
+
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
-_SEPARATOR = re.compile(r"(?:=>|:=|[=:](?!//))[ \t]{0,8}")
+_SEPARATOR = re.compile(r"(?:=>|:=|(?<![=!<>])[=:](?!=|//))[ \t]{0,8}")
+_FLAG = re.compile(r"--(?P<name>[A-Za-z][A-Za-z0-9_-]{1,40})[ ]+(?=[^\s<-])")  # of a command line
+_TAG = re.compile(r"<(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})>(?P<value>[^<>]+)")
 _WINDOW = 1_024
 OVERLAP = 512
 """Whatever is looked for shows itself within so many characters."""
@@ -364,7 +383,7 @@ _SUSPECTS = [
     f"eyJ[A-Za-z0-9_.-]{{0,40}}{_CUT}",
     "PRIVATE KEY",
     rf"://[^ /?#:@\"'<>]*:[^ \"'<>]*(?:@|{_CUT})",
-    rf"{_SCHEMES}(?:[ \t]|\\+[nt])+(?:[A-Za-z0-9+/._~=-]{{6}}|[A-Za-z0-9+/._~=-]*{_CUT})",
+    rf"{_SCHEMES}(?:[ \t\r\n]|\\+[nt])+(?:[A-Za-z0-9+/._~=-]{{6}}|[A-Za-z0-9+/._~=-]*{_CUT})",
 ]
 
 # Each part begins at a literal and is left at once where it does not fit.
@@ -379,7 +398,7 @@ _BOUNDARY = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z0-9?&;%])")
 _KEY_BLOCK = re.compile(_PRIVATE_KEY + r"[\s\S]*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)")
 _URLS = re.compile(_URL)
 _CREDENTIALS = re.compile(
-    rf"(?P<scheme>{_SCHEMES})(?<![A-Za-z0-9].....)(?:\s|\\+[nt])+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
+    rf"(?<![A-Za-z0-9])(?P<scheme>{_SCHEMES})(?:\s|\\+[nt])+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
 )
 _TAIL = re.compile(
     "(?:"
@@ -471,6 +490,8 @@ _BRACKET = re.compile(r"[][{}]")
 _BARE = re.compile(r"(?:(?![&;,][ ]?[A-Za-z_][A-Za-z0-9_.-]{0,40}=)[^\s\"'`<>])+")
 _TO_LINE_END = re.compile(r"[^\r\n\"'`]+")
 _ESCAPED_LINE = re.compile(r"(?:(?!\\+[rn])[^\r\n\"'`])+")
+_WHOLE_LINE = re.compile(r"[^\r\n]+")
+_PARAMETERS = re.compile(r"(?i:digest|aws4-hmac-sha256)[ \t]")
 _SCHEME = re.compile(r"(?i:bearer|basic|token|digest|negotiate|apikey|bot|aws4-hmac-sha256)[ \t]")
 # What stands for a value: variables, templates, calls, and words of prose and schemas.
 _PLACEHOLDER = re.compile(
@@ -518,6 +539,8 @@ def _is_number(value: str) -> bool:
 def _bare(text: str, start: int, name: str, kind: str) -> re.Match[str] | None:
     """Match an unquoted value: to the end of the line for headers and variables, else one word."""
     line = _ESCAPED_LINE if "\\" in text else _TO_LINE_END
+    if _PARAMETERS.match(text, start) and kind.endswith("authorization"):
+        return _WHOLE_LINE.match(text, start)
     if kind.endswith(("cookie", "authorization")):
         if kind.endswith("cookie") or _SCHEME.match(text, start):
             return line.match(text, start)

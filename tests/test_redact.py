@@ -68,6 +68,13 @@ CONTEXTS = {
     "header": ("X-Api-Key: {}", "zzz-111"),
     "cookie": ("GET /\r\nCookie: {}\r\nHost: x", "sid=abc; theme=dark"),
     "yaml": ("host: x\npassword: {}\n", "hunter2"),
+    "bearer on two lines": ("it sent Bearer\n{}", f"t1{MIXED}"),
+    "a name in the value": ("pwd={}", "mypassword"),
+    "bearer alone": ("it sent Bearer {} today", f"t0{MIXED}"),
+    "digest": ('Authorization: Digest user="u", response="{}"', "e2r4t6"),
+    "command line": ("run --password {} --limit 5", "q1w2e3"),
+    "tag": ("<user>u</user><password>{}</password>", "q1 w2 e3"),
+    "two words": ("API key: {}", "q1w2e3"),
     "keyword": ("Client(api_key='{}')", "abc def"),
 }
 NAMES = (
@@ -91,6 +98,7 @@ PROSE = [
     "api_key=os.environ['OPENAI_API_KEY']; password=getpass(); token = settings.token",
     "password: required, token: expired, secret: missing",
     "def f(token: str, password: str | None = None, *, api_key: str): ...",
+    "if (password == null) return; token=token; self.password = password",
     "The session: it begins at nine. Cookies are baked.",
     "import sklearn; from hf_hub import x; SKU 12345, SG.com, AIzawa, sk-learn",
     "commit 3f786850e387550fdab836ed7e6dc881de23001b uuid 123e4567-e89b-12d3-a456-426614174000",
@@ -136,6 +144,8 @@ class TestNames:
         """Headers are lists of pairs, too."""
         assert b"canary" not in recorded([["Authorization", "canary"], ["X-Api-Key", "canary"]])
         assert b"canary" not in recorded([("Cookie", "canary")])
+        for fields in ({"name": "Authorization", "value": "canary"}, {"value": "canary", "key": "X-Api-Key"}):
+            assert b"canary" not in recorded([fields])
 
     def test_keys_can_be_added_and_taken_out(self):
         """`redact_keys` adds names in any way of writing, "-name" takes one out, "-*" all."""
