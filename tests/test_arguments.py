@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 from typing import TYPE_CHECKING, Annotated, Any, NewType, Optional
@@ -340,6 +341,6 @@ class TestSensitive:
                     tracer.flush()
                     span.set_result({"who": {"$sensitive": "string", "value": "Bob"}})
             tracer.shutdown(10)
-        with sqlite3.connect(tmp_path / "platform.db") as connection:
+        with contextlib.closing(sqlite3.connect(tmp_path / "platform.db")) as connection:
             found = dict(connection.execute("SELECT schema_name, sensitive_encoding FROM agent_spans"))
         assert found == {"wrapped": 1, "result": 1, "plain": 0, "announced": 1}
