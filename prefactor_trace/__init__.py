@@ -10,8 +10,10 @@ with pt.instance(agent_name="support-bot", agent_version="1.4.0"):
 """
 
 from prefactor_trace._api import Tracer, aflush, ashutdown, configure, flush, instance, shutdown, stats
+from prefactor_trace._arguments import Omit, Secret, Sensitive
 from prefactor_trace._carry import carry
 from prefactor_trace._record import Ledger
+from prefactor_trace._redact import Place
 from prefactor_trace._schema import QualityType, Schema, SpanType
 from prefactor_trace._threads import carry_threads
 from prefactor_trace._version import __version__
@@ -26,9 +28,13 @@ __all__ = [
     "Instance",
     "InstanceTerminated",
     "Ledger",
+    "Omit",
+    "Place",
     "PrefactorTraceError",
     "QualityType",
     "Schema",
+    "Secret",
+    "Sensitive",
     "Span",
     "SpanType",
     "Tracer",

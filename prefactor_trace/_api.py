@@ -13,10 +13,11 @@ from prefactor_trace.instances import InstanceBlock, open_instance
 from prefactor_trace.spans import span
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from prefactor_trace._decorate import Decorated
     from prefactor_trace._record import Ledger
+    from prefactor_trace._redact import Place
     from prefactor_trace._schema import Schema
     from prefactor_trace.exporters import Exporter
     from prefactor_trace.instances import Purpose
@@ -119,6 +120,8 @@ def configure(
     capture_outputs: bool | None = None,
     max_input_length: int | None = None,
     max_output_length: int | None = None,
+    redact: bool | Callable[[Any, Place], Any] | None = None,
+    redact_keys: str | Sequence[str] | None = None,
     implicit_instances: bool | None = None,
     disabled: bool | None = None,
     on_error: Literal["log", "raise"] | None = None,
@@ -153,6 +156,11 @@ def configure(
         capture_outputs: Record results.
         max_input_length: Characters kept of each string in a payload.
         max_output_length: Characters kept of each string in a result.
+        redact: False: record secrets as they are. Or a callable, given each value as JSON data after the built-in
+            search, and its `Place`; it returns what is recorded instead. If it raises, takes longer than 0.1 s or
+            returns no JSON, the value is removed. It runs on a thread of its own.
+        redact_keys: Names of fields that are secret, besides the built-in ones, in any way of writing; "-name" takes
+            one out, "-*" all of them.
         implicit_instances: Open a run around a span outside of any.
         disabled: Record and send nothing.
         on_error: What a call that cannot work does: "log" (the default) counts and logs it, "raise" raises UsageError.

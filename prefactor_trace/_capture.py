@@ -42,13 +42,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from prefactor_trace._error_text import describe_error
+from prefactor_trace._error_text import MOST_STACK, describe_error
 from prefactor_trace._readers import SAFE_INT, Open, clean, label, read_string, reader_of, type_name
+from prefactor_trace._redact import DEFAULT as BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prefactor_trace._readers import Reader
+    from prefactor_trace._redact import Kind, Redactor
 
 __all__ = ["DEFAULT", "Limits", "capture", "capture_exception", "capture_object"]
 
@@ -60,53 +62,62 @@ class Limits(NamedTuple):
     max_bytes: int = 262_144  # of JSON, estimated on the way; the result is never more than twice as long
     max_depth: int = 32  # containers inside each other
     max_seconds: float = 0.0015  # of CPU of this thread for rebuilding; waiting for the GIL does not count
+    redact: Redactor = BUILT_IN  # takes the secrets out of what was kept
 
 
 DEFAULT = Limits()
+_KINDS: dict[bytes, Kind] = {b"output": "result", b"metadata": "metadata"}
 _ARGUMENT_LIMITS = Limits(max_string=1_000, max_bytes=2_000, max_depth=8, max_seconds=0.0002)
 
 
-def capture(value: object, limits: Limits = DEFAULT) -> bytes:
-    """Encode any *value* as JSON. Never raises; see the module for what becomes of values that are no JSON."""
+def capture(value: object, limits: Limits = DEFAULT, kind: Kind = "payload", span: str = "") -> bytes:
+    """Encode any *value* as JSON, without secrets. Never raises; see the module for what becomes of other values.
+
+    *kind* and *span* are told to a redactor of the user's.
+    """
     try:
         encoded = _encode_plain(value, limits, limits.max_bytes, limits.max_depth)
         if encoded is not None and len(encoded) <= limits.max_bytes << 1:
-            return encoded
+            return limits.redact(encoded, kind, span)
         # The estimate counts characters, which take up to 6 bytes: then less of the value is kept.
         for room in (limits.max_bytes, limits.max_bytes // 3, limits.max_bytes // 16):
             encoded = _Rebuild(limits, room).encode(value)
             if len(encoded) <= limits.max_bytes << 1:
-                return encoded
+                return limits.redact(encoded, kind, span)
     except Exception:  # noqa: S110 - the last line of defence, e.g. when the caller's stack is all but used up
         pass
     return _UNREADABLE
 
 
-def capture_object(value: object, limits: Limits = DEFAULT, key: bytes = b"output") -> bytes:
+def capture_object(value: object, limits: Limits = DEFAULT, key: bytes = b"output", span: str = "") -> bytes:
     """Encode any *value* as a JSON object: what is none becomes `{"<key>": ...}`, markers included.
 
     The *key* is put in as it is: it must need no escapes in JSON.
     """
-    encoded = capture(value, limits)
+    encoded = capture(value, limits, _KINDS.get(key, "payload"), span)
     if encoded.startswith(b"{") and (type(value) is dict or not encoded.startswith(b'{"$')):
         return encoded
     return b'{"%b":%b}' % (key, encoded)
 
 
-def capture_exception(error: BaseException, limits: Limits = DEFAULT) -> bytes:
+def capture_exception(error: BaseException, limits: Limits = DEFAULT, span: str = "") -> bytes:
     """Encode *error* as `error_type`, `message` and `stacktrace`, all text, without calling its `__str__`.
 
     The message is made of the exception's arguments; see `_error_text` for the stack text.
     """
     try:
-        return trimmed(orjson.dumps(describe_error(error, _argument, limits.max_string)))
+        arguments = _ARGUMENT_LIMITS._replace(redact=limits.redact.built_in)
+        texts = describe_error(error, lambda value: _argument(value, arguments), limits.max_string)
+        stack = texts["stacktrace"]
+        texts["stacktrace"] = limits.redact.text(stack, is_cut=len(stack) >= MOST_STACK)
+        return limits.redact(trimmed(orjson.dumps(texts)), "error", span)
     except Exception:  # as in capture
         return b'{"error_type":"unknown","message":"","stacktrace":""}'
 
 
-def _argument(value: object) -> str:
+def _argument(value: object, limits: Limits) -> str:
     """Return *value*, an argument of an exception, as text: JSON, but a string as it is."""
-    encoded = capture(value, _ARGUMENT_LIMITS)
+    encoded = capture(value, limits)
     return str(orjson.loads(encoded)) if encoded.startswith(b'"') else encoded.decode()
 
 

@@ -114,7 +114,8 @@ def _words(said: SpanType | Said) -> dict[str, Any]:
 class Said(NamedTuple):
     """What one decorated function says about its type.
 
-    *has_payload*: its arguments are not what goes in; *has_fold*: its items are not what comes out.
+    *has_payload*: its arguments are not what goes in; *has_gaps*: not all of them are; *has_fold*: its items are not
+    what comes out.
     """
 
     signature: Signature
@@ -122,6 +123,7 @@ class Said(NamedTuple):
     template: str | None
     data_risk: Mapping[str, Any] | DataRisk | None
     has_payload: bool
+    has_gaps: bool
     has_fold: bool
 
     @property
@@ -175,7 +177,7 @@ class DerivedType:
         try:
             described = [each.signature.describe() for each in self.said]
             params = [
-                _ANY_OBJECT if said.has_payload else params
+                _ANY_OBJECT if said.has_payload else _without_required(params) if said.has_gaps else params
                 for said, (params, _) in zip(self.said, described, strict=True)
             ]
             results = [
@@ -218,6 +220,10 @@ class DerivedType:
 
 
 _Type: TypeAlias = "SpanType | DerivedType"
+
+
+def _without_required(params: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if key != "required"}
 
 
 def _is_same(known: Said | None, said: Said) -> bool:
@@ -455,17 +461,18 @@ def derived(
     template: str | None = None,
     data_risk: Mapping[str, Any] | DataRisk | None = None,
     has_payload: bool = False,
+    has_gaps: bool = False,
     has_fold: bool = False,
 ) -> DerivedType:
     """Make a type of a decorated function, which is not kept. Never raises: what is not writable is escaped.
 
-    *type_*: what was given for its type; default: the function's qualified name. *has_payload* and
-    *has_fold*: as in `Said`.
+    *type_*: what was given for its type; default: the function's qualified name. *has_payload*,
+    *has_gaps* and *has_fold*: as in `Said`.
     """
     signature = note(function)
     given = type_ if isinstance(type_, SpanType) else None
     name = given.name if given else _writable(type_ or signature.qualname)  # type: ignore[arg-type] # or a text
-    said = Said(signature, title and _writable(title), template, data_risk, has_payload, has_fold)
+    said = Said(signature, title and _writable(title), template, data_risk, has_payload, has_gaps, has_fold)
     return DerivedType(name, given, (said,))
 
 

@@ -86,6 +86,17 @@ def _switch(value: object) -> bool:
     raise ValueError("must be true or false")
 
 
+def _redaction(value: object) -> Any:
+    return value if callable(value) else _switch(value)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(one, str) for one in names):
+        raise ValueError("must be names, or one text with commas between them")
+    return tuple(name.strip() for name in names if name.strip())
+
+
 def _level(value: object) -> str:
     word = value.strip().lower() if isinstance(value, str) else ""
     if word not in _LEVELS:
@@ -137,6 +148,10 @@ class Settings:
     """Characters kept of each string in a payload. Default as in the official SDK."""
     max_output_length: int = _knob(10_000, "PREFACTOR_MAX_OUTPUT_LENGTH", _count)
     """Characters kept of each string in a result. Default as in the official SDK."""
+    redact: Any = _knob(default=True, env="PREFACTOR_REDACT", parse=_redaction)  # noqa: RUF009 - a field
+    """Whether secrets are taken out of what is recorded; in Python also a callable that has the last word."""
+    redact_keys: tuple[str, ...] = _knob((), "PREFACTOR_REDACT_KEYS", _names)
+    """Names of fields that are secret, besides the built-in ones; "-name" takes one out, "-*" all of them."""
     implicit_instances: bool = _knob(default=False, env="PREFACTOR_IMPLICIT_INSTANCES", parse=_switch)
     """Whether a span outside any instance opens one around itself, instead of running unrecorded."""
     disabled: bool = _knob(default=False, env="PREFACTOR_DISABLED", parse=_switch)

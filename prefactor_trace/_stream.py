@@ -76,7 +76,8 @@ class Stream:
         self._texts: list[str] | None = [] if limits is not None and fold is None else None
         self._longer: io.StringIO | None = None
         self._length = 0
-        self._room = 0 if limits is None else min(limits.max_string, limits.max_bytes)
+        # One more than is kept, for `capture` to see that it is too long.
+        self._room = 0 if limits is None else min(limits.max_string, limits.max_bytes) + 1
         # Otherwise: each as JSON.
         self._items: list[bytes] = []
         self._binary_size: int | None = 0
@@ -139,6 +140,7 @@ class Stream:
             self._binary_size = self._binary_size + len(item) if type(item) in _BINARY else None  # type: ignore[arg-type]
         if self._room <= 0 or len(self._items) >= _MOST_ITEMS:
             return
+        limits = limits._replace(redact=limits.redact.built_in)  # a callable is given the whole result, later
         encoded = capture(item, limits)
         if len(encoded) > self._room:
             encoded = capture(item, limits._replace(max_bytes=self._room >> 1))
@@ -146,17 +148,16 @@ class Stream:
         if self._room >= 0:
             self._items.append(encoded)
 
-    def result(self, returned: object) -> bytes | None:
+    def result(self, returned: object, span: str = "") -> bytes | None:
         """Return all as a JSON object; None if nothing is kept. *returned*: the generator's return value."""
         limits = self._limits
         if limits is None:
             return None
         if self._fold is not None and returned is None:
-            return capture_object(self._folded, limits)
-        output = self._output(limits)
-        if returned is None:
-            return b'{"output":%b}' % output
-        return b'{"output":%b,"returned":%b}' % (output, capture(returned, limits))
+            return capture_object(self._folded, limits, b"output", span)
+        inner = limits._replace(redact=limits.redact.built_in)
+        beside = b"" if returned is None else b',"returned":%b' % capture(returned, inner)
+        return limits.redact(b'{"output":%b%b}' % (self._output(inner), beside), "result", span)
 
     def _output(self, limits: Limits) -> bytes:
         if self._fold is not None:
@@ -175,7 +176,6 @@ class Stream:
         encoded = capture(kept, limits)
         if len(kept) == self._length:
             return encoded
-        found = orjson.loads(encoded)
-        if type(found) is dict:  # it was too much for `max_bytes` as well
-            found = found.get("$truncated", "")
-        return trimmed(orjson.dumps({"$truncated": found, "length": self._length}))
+        cut = orjson.loads(encoded)
+        cut["length"] = self._length
+        return trimmed(orjson.dumps(cut))

@@ -15,6 +15,7 @@ from prefactor_trace import _clock, _guard, _ids, _local, _schema, _spool
 from prefactor_trace._capture import Limits as CaptureLimits
 from prefactor_trace._outbox import Limits
 from prefactor_trace._quality import Qualities
+from prefactor_trace._redact import Redactor
 from prefactor_trace._settings import apply_log_level, partition_hint
 from prefactor_trace._worker import Worker
 from prefactor_trace.http._protocol import is_loopback
@@ -57,8 +58,10 @@ class TracerCore:
         threaded: bool = True,
     ) -> None:
         self.settings = settings
-        self.input_limits = CaptureLimits(max_string=settings.max_input_length)
-        self.output_limits = CaptureLimits(max_string=settings.max_output_length)
+        hook = settings.redact if callable(settings.redact) else None
+        redactor = Redactor(settings.redact_keys, hook, is_on=settings.redact is not False)
+        self.input_limits = CaptureLimits(max_string=settings.max_input_length, redact=redactor)
+        self.output_limits = CaptureLimits(max_string=settings.max_output_length, redact=redactor)
         self._extra_schema = schema or _schema.Schema()
         self.qualities = Qualities(self._extra_schema.quality)
         hint = partition_hint(settings)

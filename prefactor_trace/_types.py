@@ -112,11 +112,25 @@ class Signature(NamedTuple):
                 found["additionalProperties"] = with_markers(schema)
         if properties:
             found["properties"] = properties
-            required = [name for name, _, is_required in self.parameters if is_required]
+            required = [
+                name for name, _, is_required in self.parameters if is_required and not self._is_omitted(name)
+            ]
             found.update({"required": required} if required else {})
         if "additionalProperties" in found:  # where capture says that arguments were left out
             found["properties"] = {**properties, "$truncated": {}}
         return found
+
+    def _is_omitted(self, name: str) -> bool:
+        """Say whether an argument is marked `Omit`, and so is never sent."""
+        annotation = self.annotations.get(name)
+        text = (
+            annotation
+            if isinstance(annotation, str)
+            else ""
+            if isinstance(annotation, type)
+            else repr(annotation)
+        )
+        return "Omit" in text
 
     def _names(self) -> dict[str, Any]:
         """Return what annotations of this function may name, beside the names of its module."""

@@ -555,7 +555,21 @@ def span_details(record: SpanRecord, learned: Learned, parent_id: str | None) ->
         result = ended.error or ended.result
         if result is not None:
             details["result_payload"] = orjson.Fragment(result)
+    if _is_sensitive(started.payload, ended):
+        details["sensitive_encoding"] = True
     return details
+
+
+# As a mark in an annotation makes them. In text the quotes would be escaped, so nothing else looks like this.
+_WRAPPER = b'{"$sensitive":"'
+
+
+def _is_sensitive(payload: bytes | None, ended: SpanEnded | None) -> bool:
+    """Say whether values are wrapped as sensitive ones (section 3.8): the platform reads wrappers only if told."""
+    parts = (
+        (payload,) if ended is None else (payload, ended.result, ended.error, ended.metadata, ended.payload)
+    )
+    return any(part is not None and _WRAPPER in part for part in parts)
 
 
 def _payload(record: SpanRecord) -> dict[str, Any] | orjson.Fragment:
@@ -591,6 +605,8 @@ def span_end(record: SpanRecord) -> dict[str, Any]:
     result = _late_result(ended, envelope=record.started.envelope)
     if result is not None:
         body["result_payload"] = orjson.Fragment(result)
+    if _is_sensitive(None, ended):
+        body["sensitive_encoding"] = True
     return body
 
 

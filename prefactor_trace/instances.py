@@ -351,7 +351,7 @@ def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
         "purpose": _purpose(options.get("purpose")),
         "agent_version": _without_none(version),
     }
-    return trimmed(orjson.dumps(_without_none(body)))
+    return tracer.input_limits.redact.built_in(trimmed(orjson.dumps(_without_none(body))))
 
 
 def _text(name: str, value: Any) -> str | None:

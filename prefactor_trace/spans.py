@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from prefactor_trace import _context, _guard
+from prefactor_trace._arguments import Omit, arguments_of, choice_of, chosen_entries, marked_result
 from prefactor_trace._capture import capture, capture_exception, capture_object
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._decorate import decorate
@@ -26,8 +26,9 @@ from prefactor_trace.instances import Instance
 from prefactor_trace.propagation import Handle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from prefactor_trace._arguments import Choice, Mark, PayloadOf
     from prefactor_trace._capture import Limits
     from prefactor_trace._decorate import Decorated
     from prefactor_trace._record import FinalStatus
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from prefactor_trace.http.models.agent_instance import DataRisk
 
     _Fold: TypeAlias = Callable[[Any, Any], Any]
-    _PayloadOf: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any], Limits], bytes | None]
 
 __all__ = ["Span", "SpanBlock", "current_span", "span"]
 
@@ -59,6 +59,7 @@ class Span(Scope):
     Attributes:
         own_id: The id that was made here and that records carry; see `id`.
         instance: The run it belongs to; None if the span is not recorded.
+        title: What people read; empty if the span is not recorded.
     """
 
     # Class attributes, so that opening a span sets only what is its own.
@@ -77,6 +78,8 @@ class Span(Scope):
     _result: bytes | None = None
     _error: bytes | None = None
     _metadata: bytes | None = None
+    title: str = ""
+    result_mark: Mark | None = None  # on the return annotation
 
     def __repr__(self) -> str:
         return f"<Span {self.id or '(not recorded)'}>"
@@ -89,7 +92,7 @@ class Span(Scope):
     def set_payload(self, payload: object) -> None:
         """Replace what went into the step. Copied now: later changes to *payload* are not seen."""
         if self.instance is not None and self.keeps_payload:
-            self._payload = capture_object(payload, self.instance.input_limits, b"input")
+            self._payload = capture_object(payload, self.instance.input_limits, b"input", self.title)
 
     def set_result(self, result: object) -> None:
         """Set what came out of the step. Copied now; what is not an object is stored as `{"output": result}`.
@@ -97,23 +100,29 @@ class Span(Scope):
         In a decorated generator it is recorded instead of what is yielded.
         """
         if self.instance is not None and self.keeps_result:
-            self._result = capture_object(result, self.instance.output_limits, b"output")
+            self._result = self._captured(result, self.instance.output_limits)
 
     def set_metadata(self, metadata: Mapping[str, object]) -> None:
         """Set what else is worth knowing about the step. Copied now; replaces what was set before."""
         if self.instance is not None:
-            self._metadata = capture_object(metadata, self.instance.input_limits, b"metadata")
+            limits = self.instance.input_limits
+            self._metadata = capture_object(metadata, limits, b"metadata", self.title)
 
     def fail(self, error: BaseException | str) -> None:
         """Let the step end as failed because of *error*, though no exception leaves the block."""
         if self.instance is not None:
             self._status = "failed"
-            self._error = _captured_error(error, self.instance.output_limits)
+            self._error = _captured_error(error, self.instance.output_limits, self.title)
 
     def cancel(self) -> None:
         """Let the step end as cancelled, unless an exception fails it."""
         if self.instance is not None:
             self._status = "cancelled"
+
+    def _captured(self, result: object, limits: Limits) -> bytes:
+        if self.result_mark is not None:
+            result = marked_result(result, self.result_mark, limits)
+        return capture_object(result, limits, b"output", self.title)
 
     # -- how it ends ---------------------------------------------------------------------------------------
 
@@ -121,9 +130,14 @@ class Span(Scope):
         """Begin to take the items of a generator; return what is told each as it is yielded."""
         instance = self.instance
         assert instance is not None, "a span that is not recorded has no scope"
-        limits = instance.output_limits if self.keeps_result else None
+        limits = instance.output_limits if self.keeps_result and self.result_mark is None else None
         self._stream = Stream(instance.ticks_ns, limits, self.fold)
         return self._stream.add
+
+    def _folded(self, stream: Stream, returned: object, instance: Instance) -> bytes | None:
+        if self.result_mark is not None and self.keeps_result:  # the items are what is marked
+            return self._captured(None, instance.output_limits)
+        return stream.result(returned, self.title)
 
     def returned(self, result: object) -> None:
         """End as complete, or as `fail` or `cancel` have said."""
@@ -154,9 +168,9 @@ class Span(Scope):
             stream = self._stream
             if stream is not None:
                 if self._result is None:
-                    self._result = stream.result(None if result is NO_RESULT else result)
+                    self._result = self._folded(stream, None if result is NO_RESULT else result, instance)
             elif result is not NO_RESULT and self.keeps_result:
-                self._result = capture_object(result, instance.output_limits, b"output")
+                self._result = self._captured(result, instance.output_limits)
             if error is not None:
                 status, abandoned = self._status_by(error, instance)
             if stream is not None or abandoned:
@@ -180,7 +194,7 @@ class Span(Scope):
     def _status_by(self, error: BaseException, instance: Instance) -> tuple[FinalStatus, bool]:
         ending = ending_of(error)
         if ending == "failed":
-            self._error = _captured_error(error, instance.output_limits)
+            self._error = _captured_error(error, instance.output_limits, self.title)
         if ending == "abandoned":
             return "complete", True
         # A step stopped by InstanceTerminated is cancelled; that its run was terminated, the platform knows.
@@ -257,11 +271,15 @@ class SpanBlock(Block):
                 template=self._about.template,
                 data_risk=self._about.risk,
                 has_payload=self._payload is not _NOT_GIVEN,
+                has_gaps=self._options.choice is not None,
                 has_fold=self._options.fold is not None,
             )
         )
-        payload_of = _reader_of_arguments(function) if self._payload is _NOT_GIVEN else self._given_payload
-        return _opener(span_type, self._title or span_type.name, payload_of, self._options)
+        name = self._title or span_type.name
+        payload_of, result_mark = arguments_of(function, self._options.choice, name)
+        if self._payload is not _NOT_GIVEN:
+            payload_of = self._given_payload
+        return _opener(span_type, name, payload_of, self._options, result_mark)
 
     def over(self, inner: object) -> SpanBlock | None:
         """Return the one decorator for two: what this one gives holds, the rest is as *inner* says."""
@@ -278,10 +296,10 @@ class SpanBlock(Block):
 
     def for_class(self, kind: type) -> None:
         """Refuse what belongs to one step and not to all methods of a class."""
-        of_one = (self._type, self._title, self._options.fold, *self._about)
+        of_one = (self._type, self._title, self._options.fold, self._options.choice, *self._about)
         if self._payload is not _NOT_GIVEN or any(each is not None for each in of_one):
             raise ConfigurationError(
-                f"a type, title, template, risk, payload or fold cannot be that of all methods of "
+                f"a type, title, template, risk, payload, choice of arguments or fold cannot be that of all methods of "
                 f"{kind.__qualname__}; give them to @span on the methods"
             )
 
@@ -295,7 +313,10 @@ class SpanBlock(Block):
         return declare(of_block(given, template, risk))
 
     def _given_payload(self, _args: tuple[Any, ...], _kwargs: dict[str, Any], limits: Limits) -> bytes | None:
-        return None if self._payload is _NOT_GIVEN else capture_object(self._payload, limits, b"input")
+        if self._payload is _NOT_GIVEN:
+            return None
+        payload = chosen_entries(self._payload, self._options.choice)
+        return capture_object(payload, limits, b"input", self._title or "")
 
 
 class _Options(NamedTuple):
@@ -305,6 +326,7 @@ class _Options(NamedTuple):
     captures_inputs: bool | None
     captures_outputs: bool | None
     fold: _Fold | None
+    choice: Choice | None  # of the payload's entries
 
 
 class _About(NamedTuple):
@@ -320,14 +342,19 @@ def _over(ours: Any, theirs: Any) -> Any:
 
 
 def _opener(
-    span_type: SpanType | DerivedType, name: str, payload_of: _PayloadOf, options: _Options
+    span_type: SpanType | DerivedType,
+    name: str,
+    payload_of: PayloadOf,
+    options: _Options,
+    result_mark: Callable[[], Mark | None] | None = None,
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | Instance | None]:
     """Return a function that begins a span; it raises InstanceTerminated and nothing else.
 
     It returns None if nothing is recorded, and the instance if it has opened one of which nothing is.
     """
     type_name, envelope = span_type.name, span_type.envelope
-    parent, captures_inputs, captures_outputs, fold = options
+    parent, captures_inputs, captures_outputs, fold, _ = options
+    has_title = name is not type_name
 
     def open_scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | Instance | None:
         outer: Any = _context.current.get() if parent is None else parent
@@ -356,9 +383,14 @@ def _opener(
             opened.keeps_result = instance.captures_outputs if captures_outputs is None else captures_outputs
             if fold is not None:
                 opened.fold = fold
+            title = instance.input_limits.redact.built_in.text(name) if has_title else name
+            opened.title = title
+            if result_mark is not None and (mark := result_mark()) is not None:
+                opened.result_mark = mark
+                opened.keeps_result = opened.keeps_result and mark is not Omit
             opened.started_at_ns = started_at = outer.started_at_ns + instance.ticks_ns() - outer.clock
             outer_id = None if outer is instance else outer.own_id
-            parts = (own_id, instance.own_id, outer_id, type_name, name, started_at, payload, envelope)
+            parts = (own_id, instance.own_id, outer_id, type_name, title, started_at, payload, envelope)
             if payload is None or len(payload) < HEAVY:
                 instance.put(_fact(SpanStarted, parts))
             else:
@@ -383,6 +415,7 @@ def span(
     payload: object = ...,
     parent: Span | Instance | Handle | None = None,
     title: str | None = None,
+    capture: str | Sequence[str] | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
     template: str | None = None,
@@ -396,6 +429,7 @@ def span(
     payload: object = _NOT_GIVEN,
     parent: Span | Instance | Handle | None = None,
     title: str | None = None,
+    capture: str | Sequence[str] | None = None,
     capture_inputs: bool | None = None,
     capture_outputs: bool | None = None,
     template: str | None = None,
@@ -423,6 +457,8 @@ def span(
         payload: What goes into the step. Default for a decorated function: its arguments by name, without `self`.
         parent: The span or run to hang the step under. Default: what is current.
         title: What people read instead of the type's name.
+        capture: Names of the arguments to record, "-name" for all but that; "all" or "none" of payload and result.
+            For a block, entries of its `payload`. What the two below say counts more.
         capture_inputs: Whether the payload is recorded. Default: the setting of that name.
         capture_outputs: Whether the result is recorded. Default: the setting of that name.
         template: Liquid text for the type's one-line summary, as in `SpanType`, which goes before it.
@@ -437,7 +473,7 @@ def span(
     """
     if fold is not None and not callable(fold):
         raise ConfigurationError("span(fold=...) takes a function of what is folded so far and the next item")
-    options = _Options(_known_parent(parent), capture_inputs, capture_outputs, fold)
+    options = _options(_known_parent(parent), capture, capture_inputs, capture_outputs, fold)
     about = _NOTHING_ABOUT if template is None and risk is None else _known_about(template, risk)
     if type is None or issubclass(
         builtins.type(type), (str, SpanType)
@@ -458,6 +494,19 @@ def _known_about(template: Any, risk: Any) -> _About:
     return _NOTHING_ABOUT
 
 
+def _options(
+    parent: Any, chosen: Any, inputs: bool | None, outputs: bool | None, fold: _Fold | None
+) -> _Options:
+    choice = None
+    if chosen in ("all", "none"):
+        wanted = chosen == "all"
+        inputs, outputs = wanted if inputs is None else inputs, wanted if outputs is None else outputs
+    elif chosen is not None:  # whoever names arguments wants them, whatever the setting says
+        choice = choice_of([chosen] if isinstance(chosen, str) else chosen)
+        inputs = True if inputs is None else inputs
+    return _Options(parent, inputs, outputs, fold, choice)
+
+
 def _known_parent(parent: Any) -> Any:
     if parent is None or builtins.type(parent) in (Span, Instance):
         return parent
@@ -469,57 +518,12 @@ def _known_parent(parent: Any) -> Any:
     return None
 
 
-def _reader_of_arguments(function: Any) -> _PayloadOf:
-    """Return a function that names the arguments of a call to *function*, defaults included, `self` left out."""
-    function = _plain(function)
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (ValueError, TypeError):  # a builtin without a signature
-        parameters = []
-    skipped = 1 if parameters and _is_method(function, parameters[0].name) else 0
-    names = [
-        each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    names = names[skipped:]
-    rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), "args")
-    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
-    count = len(names)
-
-    def read(args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits) -> bytes:
-        if skipped:
-            args = args[1:]
-        given = dict(zip(names, args))  # noqa: B905 - the rest is looked at below, and `strict` costs as much as zip
-        if len(args) > count:
-            given[rest] = args[count:]
-        if kwargs:
-            given.update(kwargs)
-        if defaults:
-            for name, value in defaults.items():
-                given.setdefault(name, value)
-        return capture(given, limits)
-
-    return read
-
-
-def _plain(function: Any) -> Any:
-    """Return the function inside a class method, a static method or a property."""
-    if isinstance(function, property):
-        return function.fget
-    return function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
-
-
-def _is_method(function: Any, first: str) -> bool:
-    # A function defined in a class body has the class before its name; what is defined in a function has `<locals>`.
-    owner = getattr(function, "__qualname__", "").rpartition(".")[0]
-    return first in ("self", "cls") and bool(owner) and not owner.endswith("<locals>")
-
-
-def _captured_error(error: BaseException | str, limits: Limits) -> bytes:
+def _captured_error(error: BaseException | str, limits: Limits, span: str) -> bytes:
     if issubclass(
         type(error), BaseException
     ):  # its type, because isinstance would ask a property of the user's
-        return capture_exception(error, limits)  # type: ignore[arg-type] # the line above says so
-    return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits)
+        return capture_exception(error, limits, span)  # type: ignore[arg-type] # the line above says so
+    return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits, "error", span)
 
 
 def _with_items(metadata: bytes | None, stream: Stream | None, began: int, *, abandoned: bool) -> bytes:

@@ -25,9 +25,11 @@ from hypothesis import strategies as st
 
 from prefactor_trace import _capture, _readers
 from prefactor_trace._capture import DEFAULT, Limits, capture, capture_exception, capture_object
+from prefactor_trace._redact import Redactor
 
-PATIENT = DEFAULT._replace(max_seconds=10.0)  # for tests of other limits than the time
-SMALL = Limits(max_string=20, max_bytes=2_000, max_depth=4, max_seconds=10.0)
+OFF = Redactor(is_on=False)  # what looks like a secret among arbitrary values is for other tests
+PATIENT = DEFAULT._replace(max_seconds=10.0, redact=OFF)  # for tests of other limits than the time
+SMALL = Limits(max_string=20, max_bytes=2_000, max_depth=4, max_seconds=10.0, redact=OFF)
 
 
 def read(value: Any, limits: Limits = PATIENT) -> Any:

@@ -14,9 +14,9 @@ import prefactor_trace
 PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
-    {"_readers"},
-    {"_error_text"},
-    {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_guard", "_local"},
+    {"_readers", "_guard", "_secrets"},
+    {"_error_text", "_redact"},
+    {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_local"},
     {"http", "_value_schema"},
     {"_types"},
     {"_schema", "_record"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"_worker", "_settings", "_inventory"},
     {"_doctor"},
     {"_stream", "_parameters"},
-    {"_tracer", "_context", "_wrap"},
+    {"_tracer", "_context", "_wrap", "_arguments"},
     {"_decorate"},
     {"instances", "_carry", "_threads"},
     {"propagation"},

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator  # noqa: TC003 - looked up by what reads type hints
-from typing import Literal
+from typing import Annotated, Literal
 
 import jsonschema
 import orjson
@@ -325,6 +325,19 @@ def test_a_fold_in_place_of_the_items():
 
     assert wire_of("x")["result_schema"] == {"type": "object"}
     assert "properties" in inputs_of("x")
+
+
+def test_arguments_that_are_not_sent():
+    """What is left out of the record is not asked for by the schema."""
+
+    @pt.span("marked")
+    def one(a: int, b: Annotated[str, pt.Omit]) -> None: ...
+
+    @pt.span("chosen", capture="a")
+    def two(a: int, b: str) -> None: ...
+
+    assert inputs_of("marked")["required"] == ["a"]
+    assert "required" not in inputs_of("chosen")
 
 
 def test_several_functions_of_one_type():

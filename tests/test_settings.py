@@ -37,6 +37,8 @@ VALUES = {
     "capture_outputs": ("0", False),
     "max_input_length": ("5", 5),
     "max_output_length": ("6", 6),
+    "redact": ("off", False),
+    "redact_keys": ("ssn, -session", ("ssn", "-session")),
     "implicit_instances": ("on", True),
     "disabled": ("TRUE", True),
     "on_error": ("RAISE", "raise"),
