@@ -11,6 +11,7 @@ with pt.instance(agent_name="support-bot", agent_version="1.4.0"):
 
 from prefactor_trace._api import Tracer, aflush, ashutdown, configure, flush, instance, shutdown, stats
 from prefactor_trace._context import carry
+from prefactor_trace._conversions import register_capture
 from prefactor_trace._record import Ledger
 from prefactor_trace._schema import Schema, SpanType
 from prefactor_trace._version import __version__
@@ -37,6 +38,7 @@ __all__ = [
     "current_span",
     "flush",
     "instance",
+    "register_capture",
     "shutdown",
     "span",
     "stats",

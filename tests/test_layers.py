@@ -14,9 +14,11 @@ import prefactor_trace
 PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
+    {"errors", "_guard", "_peek"},
+    {"_arrays", "_conversions"},
     {"_readers"},
     {"_error_text"},
-    {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_guard", "_local"},
+    {"_version", "_clock", "_ids", "_capture", "_ending", "_local"},
     {"http"},
     {"_schema", "_record"},
     {"_outbox", "_frames", "_shelf"},
@@ -37,7 +39,6 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Files of one layer that may use each other, each with its reason.
 BESIDE = {
-    ("_ending", "errors"): "the table of endings names InstanceTerminated",
     ("_record", "_schema"): "a registration carries its schema",
     ("exporters", "_network"): "loaded on first use: sockets are slow to import",
     ("_wrap", "_context"): "a wrapped function enters a scope",
