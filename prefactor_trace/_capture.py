@@ -67,7 +67,7 @@ class Limits(NamedTuple):
     max_string: int = 10_000  # characters of one string
     max_bytes: int = 262_144  # of JSON, estimated on the way; the result is never more than twice as long
     max_depth: int = 32  # containers inside each other
-    max_seconds: float = 0.0015  # of CPU of this thread for rebuilding; waiting for the GIL does not count
+    max_seconds: float = 0.001  # of CPU of this thread for rebuilding; waiting for the GIL does not count
 
 
 DEFAULT = Limits()
@@ -135,6 +135,7 @@ _VALUE_BYTES = 16  # what a value costs besides its text: separators, digits, an
 _CONTAINER_BYTES = 64  # what a small container costs: it is the slowest thing to look at
 _MOST_TURNS = 8  # functions in turn, each of which returns a value that the next is registered for
 _WITH_TAIL = 400  # characters from which on a cut string keeps its end, too
+_GROWTH = 7  # bytes that a character takes at most; what has become longer has megabytes in keys
 _SHORT_RUN, _LONG_RUN = 8, 256  # items of a list that are tried in one piece while it is rebuilt
 
 _TRIMMED = 16_384  # bytes up to which what is encoded is copied, see `trimmed`
@@ -153,7 +154,7 @@ def _encode_plain(value: object, longest: int, room: int, depth: int) -> bytes |
         if room < 0 or (bags and not _fit(bags, room, longest)):
             return None
         encoded = _dumps(value, None, _OPTIONS)
-        if bags and b"\\" in encoded and _has_nul_in_keys(bags):
+        if bags and (len(encoded) > room * _GROWTH or (b"\\" in encoded and _has_nul_in_keys(bags))):
             return None
         return b"".join((encoded, b"")) if len(encoded) < _TRIMMED else encoded
     except Exception:  # a surrogate, a big int, a key that is no string, a dict changed by another thread
@@ -245,7 +246,7 @@ def _room_left_by_many(bag: list[Any], room: int, depth: int, longest: int, bags
         bags.append(texts)
     if dicts:
         # The first dict's keys stand for all: to measure every key would cost as much as the values, and only
-        # guards against megabytes in keys, of which none but the time is lost (orjson checks their type).
+        # guards against megabytes in keys, which are found when they are encoded (orjson checks their type).
         if len(dicts[0]) * _VALUE_BYTES > room:
             return -1
         keys = list(dicts[0])
@@ -272,7 +273,10 @@ def _is_plain_atom(value: Any) -> bool:
 
 def _fit(bags: list[list[Any]], room: int, longest: int) -> bool:
     """Say whether no text in *bags* is longer than *longest*, and all together than *room*, and none has a NUL."""
-    texts: list[str] = [*_flat([bag for bag in bags if type(bag[0]) is str])]
+    texts: list[str] = []
+    for bag in bags:
+        if type(bag[0]) is str:
+            texts += bag
     if not texts:
         return True
     share = min(longest, room // len(texts))
@@ -391,7 +395,9 @@ class _Rebuild:
             return {"$truncated": type_name(type(value))}
         kind = type(opened.source)
         tried = parent is None and opened.source is value  # by capture
-        if (kind is dict or kind is list or kind is tuple) and not tried:
+        # A long list is tried in runs, as it is filled: to find out that all of it is too much can take all the time.
+        in_one = kind is dict or ((kind is list or kind is tuple) and opened.length <= _LONG_RUN)
+        if in_one and not tried:
             encoded = self.encode_plain(opened.source, depth)
             if encoded is not None:
                 return orjson.Fragment(encoded)
@@ -434,6 +440,7 @@ class _Rebuild:
             run = list(islice(items, length))
             if not run:
                 break
+            self.look_at_clock()
             pieces = len(branch.target)
             kept += self.put_run(run, branch)
             in_one = len(branch.target) == pieces + 1

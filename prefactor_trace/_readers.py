@@ -95,7 +95,7 @@ SAFE_INT = 2**53 - 1  # what every JSON reader keeps exact
 _LONG_INT = 3_322  # bits of 1,000 digits; more take quadratic time, and Python refuses from 4,300 on
 _HASHED_BYTES = 16_384
 MOST_MEMBERS = 8  # of a group of exceptions
-_MOST_MERGED = 1_000  # entries of a ChainMap
+_MOST_MERGED = 1_000  # maps of a ChainMap, and entries of them all
 # Zones whose code is known not to be the user's.
 _ZONES = (("datetime", "timezone"), ("zoneinfo", "ZoneInfo"), ("pydantic_core", "TzInfo"))
 
@@ -228,6 +228,8 @@ def _data(value: Any) -> object:
 def _chain_map(value: Any) -> object:
     """Read the maps as the one dict they look like, if that is a small one with strings as keys."""
     maps = own(value, "maps")
+    if is_a(maps, list) and list.__len__(maps) > _MOST_MERGED:
+        return _container(list)(maps)
     if not is_a(maps, list) or [one for one in list.__iter__(maps) if not is_a(one, dict)]:
         return _stranger(type(value))(value)
     if sum(map(dict.__len__, list.__iter__(maps))) > _MOST_MERGED:

@@ -208,6 +208,28 @@ def test_characters_that_grow_are_bounded(text):
         assert json.loads(captured)
 
 
+def test_a_long_list_inside_keeps_its_beginning():
+    """A list that is too long for the room is kept as far as there is room and time, wherever it stands."""
+    items = [{"a": "x"}] * 20_000
+    for value in ({"a": items, "b": Stranger()}, collections.UserList(items), collections.ChainMap(*items)):
+        captured = read(value)
+        kept = captured["a"] if type(captured) is dict else captured
+        assert kept[-1] == {"$truncated": "items", "length": 20_000}
+        assert kept[:-1] == items[: len(kept) - 1]
+        assert len(kept) > 1_000
+
+
+def test_megabytes_in_keys_are_bounded():
+    """Long keys that stand behind short ones are cut, and cost neither their neighbours nor the bound."""
+    value = [{str(n): n} for n in range(13)] + [{f"{n}" * 200_000: n} for n in range(20)]
+    captured = capture({"value": value, "other": 1}, PATIENT)
+    assert len(captured) <= 2 * DEFAULT.max_bytes
+    found = json.loads(captured)
+    assert found["other"] == 1
+    assert found["value"][:13] == value[:13]
+    assert [*found["value"][13]] == [f"{'0' * 10_000}... (200000 characters)"]
+
+
 def test_a_tiny_budget_still_gives_json():
     """Even limits of nothing give valid JSON."""
     for value in ("x" * 1_000, ["x"] * 1_000, {"a": Stranger()}, 1, None, Stranger()):
@@ -1248,6 +1270,9 @@ HUGE = {
     "a long string inside": lambda: [[{"a": ({"b": "x" * 50_000_000},)}]],
     "a long key": lambda: {"x" * 50_000_000: 1},
     "a million long keys' worth": lambda: {f"{n}" * 1_000: n for n in range(200)},
+    "many small dicts": lambda: [{"a": "x\n"}] * 100_000,
+    "a chain of maps": lambda: collections.ChainMap(*[{str(n): n} for n in range(10_000)]),
+    "many types": lambda: [type(f"Kind{n}", (), {})() for n in range(5_000)],
     "wide and deep": lambda: wide(1_000, 32),
     "a deque": lambda: collections.deque(range(1_000_000)),
     "maps of maps": lambda: collections.ChainMap(*[dict.fromkeys(range(1_000))] * 1_000),
