@@ -13,7 +13,7 @@ import time
 import pytest
 
 import prefactor_trace as pt
-from prefactor_trace import _conversions, _guard
+from prefactor_trace import _capture, _conversions, _guard
 from prefactor_trace._capture import DEFAULT, capture, capture_exception, capture_object
 from prefactor_trace.testing import recording
 
@@ -215,6 +215,11 @@ def test_a_slow_function_costs_the_others_nothing():
     assert len(kept) == 201
     assert kept[-1]["$type"] == "function"
     assert _guard.errors[f"capture function for {NAME} was slow"] >= 1
+    rebuild = _capture._Rebuild(DEFAULT, DEFAULT.max_bytes)
+    stop_at, look_at = rebuild.stop_at, rebuild.look_at
+    assert rebuild.read(Customer(), None) == "done"
+    assert rebuild.stop_at - stop_at >= 0.02
+    assert rebuild.look_at - look_at >= 0.02
 
 
 @pytest.mark.parametrize("kind", [str, int, float, bool, type(None), list, tuple, dict, object])
