@@ -50,7 +50,7 @@ import orjson
 
 from prefactor_trace._conversions import FAILED, convert, function_for
 from prefactor_trace._error_text import describe_error
-from prefactor_trace._peek import clean, type_name
+from prefactor_trace._peek import clean, shorten, type_name
 from prefactor_trace._readers import SAFE_INT, Given, Open, label, read_string, reader_of
 
 if TYPE_CHECKING:
@@ -346,6 +346,8 @@ class _Rebuild:
                 return self.place(value if origin is None else origin, found, parent)
             if type(found) is Given:
                 return self.given(found, parent)
+            if type(found) is dict:
+                return self.marked(found)
             return self.text(found) if type(found) is str else found
         except Exception:  # one bad value must not cost its neighbours
             return {"$unreadable": type_name(kind)}
@@ -366,6 +368,15 @@ class _Rebuild:
         tail = clean(str.__getitem__(value, slice(length - end, None)))
         self.room -= len(head) + len(tail)
         return {"$truncated": head, **({"tail": tail} if tail else {}), "length": length}
+
+    def marked(self, found: dict[str, Any]) -> object:
+        """Return *found*, a marker. What is the user's text in it costs room, and is no longer than other texts."""
+        for name in ("message", "pattern"):
+            text = found.get(name)
+            if text is not None:
+                found[name] = shorten(text, self.longest)
+                self.room -= len(text)
+        return found
 
     def given(self, given: Given, parent: _Branch | None) -> object:
         """Return what stands for what the user's function makes of a value. Its time is not taken from the others."""
