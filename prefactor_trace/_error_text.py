@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from prefactor_trace._readers import MOST_MEMBERS, clean, error_message, getter, members, shorten, type_name
+from prefactor_trace._peek import clean, getter, shorten, type_name
+from prefactor_trace._readers import MOST_MEMBERS, error_message, members
 
 if TYPE_CHECKING:
     import types

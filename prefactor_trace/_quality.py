@@ -16,7 +16,7 @@ import orjson
 
 from prefactor_trace import _guard
 from prefactor_trace._capture import capture_object
-from prefactor_trace._readers import type_name
+from prefactor_trace._peek import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -14,9 +14,11 @@ import prefactor_trace
 PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
-    {"_readers", "_guard", "_secrets"},
-    {"_error_text", "_redact"},
-    {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_local"},
+    {"errors", "_guard", "_peek", "_secrets"},
+    {"_arrays", "_conversions", "_redact"},
+    {"_readers"},
+    {"_error_text"},
+    {"_version", "_clock", "_ids", "_capture", "_ending", "_local"},
     {"http", "_value_schema"},
     {"_types"},
     {"_schema", "_record"},
@@ -42,7 +44,6 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Files of one layer that may use each other, each with its reason.
 BESIDE = {
-    ("_ending", "errors"): "the table of endings names InstanceTerminated",
     ("_record", "_schema"): "a registration carries its schema",
     ("exporters", "_network"): "loaded on first use: sockets are slow to import",
     ("_wrap", "_context"): "a wrapped function enters a scope",

@@ -247,6 +247,15 @@ class TestCut:
         for end in range(text.index("q1") + 2, len(text)):
             assert "q1" not in capture(["-" * 20 + " " + text], Limits(max_string=21 + end)).decode()
 
+    @pytest.mark.parametrize("secret", SHAPES.values())
+    def test_no_part_is_left_where_the_end_of_a_text_begins(self, secret):
+        """A secret across the beginning of the end that is kept leaves nothing of its second half."""
+        needle = "0vWx" if secret == KEY else secret[-8:-2]
+        for place in range(len(secret) + 40):
+            text = "x " * 400 + "password: " + secret + " " + "y " * 50
+            kept = capture([text], Limits(max_string=4 * (100 + place))).decode()
+            assert needle not in kept
+
     def test_a_key_of_a_dict_that_was_cut(self):
         """Nor does a key."""
         assert b"3dE5" not in capture({"x " * 10 + f"sk-{MIXED}": 1}, Limits(max_string=32))
