@@ -356,10 +356,7 @@ class _Generator(GenerateJsonSchema):
     # -- open objects, by the names of their fields --------------------------------------------------------
 
     def model_schema(self, schema: Any) -> Json:
-        found = _without(super().model_schema(schema), "additionalProperties")
-        if schema.get("root_model"):
-            return {"type": "object", "properties": {"root": found}, "required": ["root"]}
-        return found
+        return _without(super().model_schema(schema), "additionalProperties")
 
     def typed_dict_schema(self, schema: Any) -> Json:
         return _without(super().typed_dict_schema(schema), "additionalProperties")

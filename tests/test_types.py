@@ -21,7 +21,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, Type
 import jsonschema
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, Json, RootModel, SecretStr, field_validator
 
@@ -522,6 +522,7 @@ def test_what_is_captured_is_what_is_described(place, data, limits):
     value = data.draw(strategy)
     arguments = {"value": value, "rest": (value,), "named": data.draw(strategy), "more": value}
     encoded = capture(arguments, limits)
+    assume(b"\\\\u0000" not in encoded)  # an escaped NUL is longer than a hint may allow
     if b'"value"' in encoded[:10]:  # else not even that has found room
         params.validate(orjson.loads(encoded))
     result.validate(orjson.loads(capture_object(value, limits)))
