@@ -62,6 +62,7 @@ _LOCK_SECONDS = 0.5
 # After a thread could not be started, recording goes on and the next try waits.
 _THREAD_RETRY_SECONDS = 5.0
 _AFTER_ERROR_SECONDS = 1.0
+_WARM_SECONDS = 1.0
 # With a spool, so much is in memory at most: room for a burst while the platform takes records, little in an outage,
 # so that what is new afterwards need not queue behind all the rest. What comes back from disk fills as much as that.
 _ROOM_BYTES = 24 * 1024 * 1024
@@ -141,6 +142,7 @@ class Worker:
         self._bell = _Bell()
         self._asleep = False
         self._thread: threading.Thread | None = None
+        self._is_warm = threading.Event()
         self._starting = threading.Lock()
         self._thread_retry_at = 0.0
         self._stop_at: float | None = None
@@ -157,6 +159,12 @@ class Worker:
         if self._spool is not None:
             self._spool.forget()
         self._begin()
+
+    def prepare_for_fork(self) -> None:
+        """Let the sender finish what it is importing: a child would have half a module for good."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            self._is_warm.wait(_WARM_SECONDS)
 
     def note_fork(self) -> None:
         """There is a child now, or another process that was told of a run, which may record into runs of ours."""
@@ -435,6 +443,7 @@ class Worker:
     def _run(self) -> None:
         with contextlib.suppress(Exception):  # if it fails, so will the first batch, and say why
             getattr(self._exporter, "warm_up", _nothing)()
+        self._is_warm.set()
         while True:
             try:
                 pause = self._step(threading.TIMEOUT_MAX)
@@ -695,6 +704,11 @@ _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 _inherited: list[Any] = []
 
 
+def _before() -> None:
+    for worker in list(_workers):
+        worker.prepare_for_fork()
+
+
 def _after_in_parent() -> None:
     for worker in list(_workers):
         worker.note_fork()
@@ -706,4 +720,4 @@ def _begin_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child, after_in_parent=_after_in_parent)
+    os.register_at_fork(before=_before, after_in_child=_begin_in_child, after_in_parent=_after_in_parent)
