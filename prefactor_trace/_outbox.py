@@ -550,7 +550,8 @@ class Outbox:
 
         Returns their ids, and those of runs that are unknown as a whole.
         """
-        # Who takes anything of a run knows the run.
+        # Who takes anything of a run knows the run; but it may not have known it yet when it was sent the one before.
+        known = self._known.copy() if outcome.unknown else self._known
         self._known.update(record.instance_id for record in sent if record.key in outcome.delivered)
         early: set[str] = set()
         if not outcome.unknown:
@@ -563,7 +564,7 @@ class Outbox:
             if parent_id in early:  # the platform was asked to hang it from what it does not know either
                 early.add(record.id)
                 continue
-            is_run_known = record.instance_id in self._known
+            is_run_known = record.instance_id in known
             if not (self._hangs_from_a_stranger(record) if is_run_known else self._may_yet_be_told(record)):
                 continue
             name = parent_id if is_run_known and parent_id is not None else record.instance_id

@@ -635,6 +635,20 @@ class TestStrangers:
         assert took == [(6.2, "a"), (6.2, "b")]
         assert outbox.ledger[:4] == (2, 2, {}, 0)
 
+    def test_a_run_that_becomes_known_between_two_spans(self):
+        """Of one batch, the first may be refused and the second taken: the first is tried again all the same."""
+        outbox = Outbox()
+        put(outbox, started("a", run="far"), ended("a"), started("b", run="far"), ended("b"))
+        outbox.flush(0.0)
+        assert keys(outbox.next(0.0)) == ["a", "b"]
+        outcome = Outcome(
+            delivered=frozenset({"b"}), refused={"a": "refused: not_found"}, unknown=frozenset({"a"})
+        )
+        assert outbox.resolve(outcome, 0.0, 0.5) == {}
+
+        assert deliver(outbox, 0.3) == ["a"]
+        assert outbox.ledger[:4] == (2, 2, {}, 0)
+
     def test_given_up_after_the_last_try(self):
         """If the run stays unknown, its spans are refused in the end, with the platform's reason, and counted."""
         outbox = Outbox()
