@@ -595,6 +595,8 @@ class Worker:
                 for instance_id in instances:
                     self._outbox.bury(instance_id, "quota")
                 self._shelf.dropped["quota"] += lost
+                if not spool.has_deferred:
+                    self._shelf.undefer()
 
     def _next_reading(self, spool: Spool) -> _Reading | None:
         now = time.monotonic()

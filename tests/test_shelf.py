@@ -495,17 +495,21 @@ class Lives(RuleBasedStateMachine):
         """Return the runs that the outbox has, and which have not ended."""
         return [each for each in self.going_on() if each in self.pins or each.name + "-register" in self.held]
 
-    @precondition(lambda self: self.runs)
+    def rated_in_order(self):
+        """Return the runs whose ratings must keep their place: of what has ended or was given up, any order will do."""
+        return [
+            each
+            for each in self.going_on()
+            if not each.is_doomed and (each.name + "-register" not in self.gone or each in self.pins)
+        ]
+
+    @precondition(lambda self: self.rated_in_order())
     @rule(data=st.data())
     def rate(self, data):
-        run = data.draw(
-            st.sampled_from([each for each in self.runs.values() if not each.is_doomed] or [None])
-        )
-        if run is not None:
-            fact = rated(next(self.names), run.name)
-            if not run.is_finished:
-                self.early.add(fact)
-            self.tell(fact)
+        run = data.draw(st.sampled_from(self.rated_in_order()))
+        fact = rated(next(self.names), run.name)
+        self.early.add(fact)
+        self.tell(fact)
 
     @precondition(lambda self: self.going_on())
     @rule(data=st.data())
@@ -648,6 +652,9 @@ class Lives(RuleBasedStateMachine):
         self.contents[home] = []
         self.unsettled[home] -= len(lost)
         self.dropped += sum(not isinstance(each, SpanEnded) for each in lost)
+        if not any(self.waiting.values()):
+            self.shelf.undefer()
+            self.deferred.clear()
 
     # -- the dead
 
