@@ -96,7 +96,7 @@ class Choice(NamedTuple):
         return {
             name: value
             for name, value in given.items()
-            if (self.only is None or name in self.only) and name not in self.without
+            if (self.only is None or name.lstrip("*") in self.only) and name.lstrip("*") not in self.without
         }
 
 
@@ -132,6 +132,7 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
     rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), "args")
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     count = len(names)
+    clashing = _also_in_kwargs(parameters[skipped:])
     marks = _Marks(function, parameters)
     is_bare = choice is None and not marks.may_be
     if choice is not None:
@@ -144,6 +145,8 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
         if len(args) > count:
             given[rest] = args[count:]
         if kwargs:
+            if clashing and not clashing.isdisjoint(kwargs):
+                kwargs = {f"**{name}" if name in clashing else name: each for name, each in kwargs.items()}
             given.update(kwargs)
         if defaults:
             for name, value in defaults.items():
@@ -155,6 +158,15 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
         return capture(marks.applied(given, limits), limits, "payload", span)
 
     return Arguments(read, marks.of_result if "return" in marks.may_be else None)
+
+
+def _also_in_kwargs(parameters: list[inspect.Parameter]) -> frozenset[str]:
+    """Return the names of parameters that `**kwargs` may use as well; such an argument is called `**name`."""
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return frozenset()
+    return frozenset(
+        each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL)
+    )
 
 
 def plain(function: Any) -> Any:

@@ -90,9 +90,11 @@ def _async_generator(function: Any, context: contextvars.Context) -> Any:
                 item = await _Inside(own, step.__await__())
                 try:
                     step = generator.asend((yield item))
-                except GeneratorExit:
-                    raise
                 except BaseException as error:
+                    # A loop that ends closes all generators at once, ours and the one inside.
+                    is_left = _context.is_exit(error)
+                    if is_left and (generator.ag_running or generator.ag_frame is None):
+                        raise
                     step = generator.athrow(error)
         except StopAsyncIteration:
             return

@@ -102,18 +102,20 @@ class Block:
     __slots__ = ("_entered",)
 
     def __init__(self) -> None:
-        self._entered: list[tuple[Scope, contextvars.Token[Any]]] = []
+        # Each time: the scope, what it made current (for a step that is not recorded: what was so), and the way back.
+        self._entered: list[tuple[Scope, Any, contextvars.Token[Any]]] = []
 
     def _enter(self, scope: Scope, *, as_current: bool = True) -> None:
-        self._entered.append((scope, current.set(scope if as_current else current.get())))
+        here = scope if as_current else current.get()
+        self._entered.append((scope, here, current.set(here)))
 
     def _leave(self) -> Scope:
         # The same block may be open in several tasks at once; ours is the one that is current here.
         here = current.get()
         entered = tuple(self._entered)  # other threads enter and leave meanwhile
-        entry = next((each for each in entered if each[0] is here), entered[-1])
+        entry = next((each for each in reversed(entered) if each[1] is here), entered[-1])
         self._entered.remove(entry)
-        scope, token = entry
+        scope, _, token = entry
         leave(token, scope)
         return scope
 

@@ -86,7 +86,14 @@ def decorate(target: Any, by: Decorator) -> Any:
         )
     inner = decorator_of(target)
     merged = None if inner is None else by.over(inner)
-    return _decorated(target if merged is None else target.__wrapped__, merged or by)
+    if merged is None:
+        return _decorated(target, by)
+    made = _decorated(target.__wrapped__, merged)
+    if type(target) is types.FunctionType:  # what stands on the inner one by now: marks, a docstring
+        functools.update_wrapper(made, target, updated=())
+        made.__dict__.update(target.__dict__)
+        made.__defaults__, made.__kwdefaults__ = target.__defaults__, target.__kwdefaults__
+    return made
 
 
 def decorator_of(target: Any) -> Any:
@@ -210,7 +217,6 @@ _OWN = frozenset(
         "__new__",
         "__reduce__",
         "__reduce_ex__",
-        "__set_name__",
         "__setattr__",
         "__setstate__",
         "__slots__",

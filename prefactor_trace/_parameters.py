@@ -10,6 +10,7 @@ written in Python), the wrapper stays as it is written, which does the same but 
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 import types
@@ -21,7 +22,8 @@ __all__ = ["adopt"]
 def adopt(wrapper: Any, function: Any) -> Any:
     """Return *wrapper*, a closure with `*args: Any, **kwargs: Any`, with the parameters of *function*.
 
-    It must begin the scope as `open_scope(args, kwargs)` and call `function(*args, **kwargs)`, both being free.
+    It must begin the scope as `open_scope(args, kwargs)` and call `function(*args, **kwargs)`, both being free; and it
+    must have no globals but `_BUILTINS`, for those of *function* become its own. A `del args, kwargs` drops them all.
     """
     skipped = 0
     if type(function) is types.MethodType:
@@ -31,9 +33,28 @@ def adopt(wrapper: Any, function: Any) -> Any:
         code = _shaped(wrapper.__code__, shape)
         if code is not None:
             names = function.__code__.co_varnames[skipped : skipped + len(shape.names())]
-            wrapper.__code__ = _labelled(code, names)
-            wrapper.__defaults__, wrapper.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+            return _with_code(wrapper, _labelled(code, names), function)
     return wrapper
+
+
+def _with_code(wrapper: Any, code: types.CodeType, function: types.FunctionType) -> types.FunctionType:
+    """Return *wrapper* with this *code*, and with the defaults and the globals of *function*.
+
+    What resolves annotations looks into a function's globals, and `warnings` asks those of a frame whose warning it is.
+    """
+    namespace = function.__globals__
+    known = namespace.get("__builtins__", builtins)
+    if (known is not builtins and known is not vars(builtins)) or not namespace.keys().isdisjoint(_BUILTINS):
+        namespace = wrapper.__globals__  # there our words might mean something else
+    made = types.FunctionType(code, namespace, wrapper.__name__, function.__defaults__, wrapper.__closure__)
+    functools.update_wrapper(made, wrapper)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(wrapper.__dict__)  # `__wrapped__` is not what was there a moment ago
+    return made
+
+
+# What the wrappers look up outside of themselves.
+_BUILTINS = frozenset(["BaseException", "GeneratorExit", "StopAsyncIteration", "StopIteration"])
 
 
 class _Shape(NamedTuple):
@@ -112,6 +133,8 @@ def _shaped(template: types.CodeType, shape: _Shape) -> types.CodeType | None:
     args, pairs = shape.given("'{0}': {0}")
     text = text.replace("open_scope(args, kwargs)", f"open_scope(({args}), {{{pairs}}})")
     text = text.replace("function(*args, **kwargs)", f"function({''.join(shape.given('{0}={0}'))})")
+    dropped = ", ".join(shape.names())
+    text = text.replace("del args, kwargs", f"del {dropped}" if dropped else "pass")
     return _compiled(text.replace("*args: Any, **kwargs: Any", shape.declared()), template)
 
 

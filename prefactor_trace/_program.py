@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefactor_trace import _api, _schema
+from prefactor_trace._decorate import decorator_of
 from prefactor_trace._schema import DerivedType, Schema, SpanType
 from prefactor_trace._types import note
 from prefactor_trace.errors import ConfigurationError
+from prefactor_trace.spans import SpanBlock
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -80,15 +83,40 @@ def _declared_by(found: Any, target: str) -> Schema:
         return Schema((found,))  # type: ignore[arg-type] # as `declared` makes it
     if isinstance(found, _api.Tracer):
         return found.schema()
+    found, type_name = _recorded(found)
     signature = note(found)
     origin, inside = (signature.module, signature.qualname), signature.qualname + "."
     is_class = isinstance(found, type)
     types = _schema.declared_by(
         lambda each: each == origin or (is_class and each[0] == origin[0] and each[1].startswith(inside))
     )
+    if type_name is not None:  # the function can have been decorated once more, by another name
+        types = tuple(each for each in types if each.name == type_name)
     if not types:
         raise ConfigurationError(
             f"{target} declares no span type: it takes @span on a function, or on methods of a class; "
             "a Schema, a SpanType or a Tracer"
         )
     return Schema(types)  # type: ignore[arg-type] # as above
+
+
+def _recorded(found: Any) -> tuple[Any, str | None]:
+    """Return the function whose calls are recorded in what was found, and the name of the type of their spans.
+
+    Without a span around it: what was found itself, and None.
+    """
+    inner = found
+    for _ in range(100):  # it could go round in a circle
+        kind = type(inner)
+        by = decorator_of(inner)
+        if isinstance(by, SpanBlock):
+            return inner.__wrapped__, _schema.derived(inner.__wrapped__, by._type).name  # noqa: SLF001 - nobody else asks
+        if issubclass(kind, property):
+            inner = inner.fget
+        elif issubclass(kind, (classmethod, staticmethod)):
+            inner = inner.__func__
+        elif issubclass(kind, (functools.cached_property, functools.partialmethod)):
+            inner = inner.func
+        else:
+            inner = getattr(inner, "__wrapped__", None)
+    return found, None

@@ -45,6 +45,8 @@ class Stream:
 
     __slots__ = (
         "_binary_size",
+        "_end",
+        "_end_size",
         "_fold",
         "_folded",
         "_items",
@@ -78,6 +80,9 @@ class Stream:
         self._length = 0
         # One more than is kept, for `capture` to see that it is too long.
         self._room = 0 if limits is None else min(limits.max_string, limits.max_bytes) + 1
+        # The end of what is not kept, as much as `capture` keeps of it.
+        self._end = ""
+        self._end_size = max(self._room >> 2, 1)
         # Otherwise: each as JSON.
         self._items: list[bytes] = []
         self._binary_size: int | None = 0
@@ -96,6 +101,10 @@ class Stream:
                     self._texts.append(item if self._room >= 0 else item[: self._room])
                 else:
                     self._add_longer(item)
+                if self._room < 0:
+                    self._end = item[self._room :][-self._end_size :]
+            else:
+                self._end = (self._end + item[-self._end_size :])[-self._end_size :]
         elif self._limits is not None:
             self._add_other(item, self._limits)
 
@@ -127,12 +136,18 @@ class Stream:
 
     def _begin_list(self, texts: list[str], limits: Limits) -> None:
         """Make items of what was taken for one text."""
+        is_cut = self._room <= 0
+        if self._room < 0 and self._longer is None:
+            texts = texts[:-1]  # a part of one only
         self._texts = self._longer = None
+        self._end = ""
         self._room = limits.max_bytes
         if self._length or texts:
             self._binary_size = None
         for text in texts:
             self._add_item(text, limits)
+        if is_cut:  # what came after them is not there, so nothing more is kept
+            self._room = 0
 
     def _add_item(self, item: object, limits: Limits) -> None:
         """Keep *item* as JSON, if there is room for it. What stands in the list once stays whole."""
@@ -173,9 +188,9 @@ class Stream:
 
     def _text(self, texts: list[str], limits: Limits) -> bytes:
         kept = "".join(texts) + (self._longer.getvalue() if self._longer else "")
-        encoded = capture(kept, limits)
         if len(kept) == self._length:
-            return encoded
-        cut = orjson.loads(encoded)
+            return capture(kept, limits)
+        # `capture` cuts out the middle, and so the seam.
+        cut = orjson.loads(capture(kept + self._end, limits))
         cut["length"] = self._length
         return trimmed(orjson.dumps(cut))

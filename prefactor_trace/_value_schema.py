@@ -63,11 +63,12 @@ _ALWAYS_WHOLE: tuple[Json, ...] = ({}, {"type": "boolean"}, {"type": "null"}, {"
 # What pydantic says of these takes it a millisecond each.
 _SIMPLE: dict[type, Json] = {
     str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
+    int: {"type": ["integer", "boolean"]},
+    float: {"type": ["number", "boolean"]},
     bool: {"type": "boolean"},
     type(None): {"type": "null"},
 }
+_TUPLE = ["array", "object"]  # an object: a named tuple is a tuple as well
 _SAFE_INT = 2**53 - 1
 _NEVER_CUT = 32  # characters; nobody sets `max_input_length` lower
 # Since pydantic 2.10 an adapter can be told where to look for names; before, it looks into the callers' frames.
@@ -96,9 +97,8 @@ def _adapter(annotation: Any, names: Mapping[str, Any], dicts: dict[Any, Any]) -
     # As an item of a list: pydantic wants no configuration beside that of a model, and a list has none.
     config = ConfigDict(arbitrary_types_allowed=True, defer_build=_IS_REBUILT)
     try:
-        if sys.version_info < (3, 12):
-            annotation = _with_known_dicts(annotation, names, dicts)
-        adapter = TypeAdapter(list[annotation], config=config)
+        item = _readable(annotation, names, dicts)
+        adapter = TypeAdapter(list[item], config=config)  # type: ignore[valid-type] # known when it runs
         if _IS_REBUILT:
             adapter.rebuild(raise_errors=True, _types_namespace=dict(names))
     except KeyboardInterrupt:
@@ -110,12 +110,23 @@ def _adapter(annotation: Any, names: Mapping[str, Any], dicts: dict[Any, Any]) -
     return adapter
 
 
-def _with_known_dicts(annotation: Any, names: Mapping[str, Any], known: dict[Any, Any]) -> Any:
-    """Return *annotation* with `typing_extensions.TypedDict` for `typing`'s: before Python 3.12 pydantic takes no other.
+class _OrText:
+    """Marks a sequence that a text is as well."""
 
-    *known*: the ones made so far; inside itself such a dict is anything.
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> Json:
+        found: Json = handler(core_schema)
+        return {**found, "type": ["array", "string"]} if found.get("type") == "array" else found
+
+
+def _readable(annotation: Any, names: Mapping[str, Any], known: dict[Any, Any]) -> Any:
+    """Return *annotation* with what pydantic can read in place of what it cannot.
+
+    It warns, on the user's standard error, of whatever is no type, such as `NoReturn` or the function `any`; a text
+    is no sequence to it; and before Python 3.12 it takes `typing_extensions.TypedDict` and not `typing`'s.
+
+    *known*: the dicts made so far; inside itself such a dict is anything.
     """
-    if typing.is_typeddict(annotation):
+    if sys.version_info < (3, 12) and typing.is_typeddict(annotation):
         if annotation not in known:
             known[annotation] = Any
             hints = typing.get_type_hints(annotation, localns=dict(names), include_extras=True)
@@ -123,7 +134,7 @@ def _with_known_dicts(annotation: Any, names: Mapping[str, Any], known: dict[Any
             for name, hint in hints.items():
                 bare = typing.get_args(hint)[0] if typing.get_origin(hint) in _PRESENCE else hint
                 presence = _PRESENCE[0 if name in annotation.__required_keys__ else 1]
-                fields[name] = presence[_with_known_dicts(bare, names, known)]
+                fields[name] = presence[_readable(bare, names, known)]
             made = _make_dict(annotation.__name__, fields)
             made.__module__, made.__doc__ = annotation.__module__, annotation.__doc__
             known[annotation] = made
@@ -131,14 +142,48 @@ def _with_known_dicts(annotation: Any, names: Mapping[str, Any], known: dict[Any
     origin, before = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal or origin is abc.Callable:
         return annotation
-    after = tuple(_with_known_dicts(each, names, known) for each in before)
-    if all(new is old for new, old in zip(after, before, strict=True)):
-        return annotation
-    if origin is typing.Annotated:
-        return Annotated[(after[0], *annotation.__metadata__)]
-    if origin in (typing.Union, types.UnionType):
-        return typing.Union[after]  # noqa: UP007 - of many
-    return origin[after] if isinstance(annotation, types.GenericAlias) else annotation.copy_with(after)
+    if type(annotation) in _NO_TYPES or (type(origin) in _NO_TYPES and origin not in _READ_FORMS):
+        return _READ_AS.get(origin or annotation, Any)
+    after = tuple(_readable(each, names, known) for each in before)
+    if any(new is not old for new, old in zip(after, before, strict=True)):
+        if origin is typing.Annotated:
+            return Annotated[(after[0], *annotation.__metadata__)]
+        if origin in _UNIONS:
+            return typing.Union[after]  # noqa: UP007 - of many
+        annotation = (
+            origin[after] if isinstance(annotation, types.GenericAlias) else annotation.copy_with(after)
+        )
+    if (origin or annotation) in _TEXT_LIKE and all(map(_takes_text, after)):
+        return Annotated[annotation, _OrText()]
+    return annotation
+
+
+def _takes_text(item: Any) -> bool:
+    """Say whether a text may be one of the items."""
+    if typing.get_origin(item) in _UNIONS:
+        return any(map(_takes_text, typing.get_args(item)))
+    return item is str or item is Any or item is object or isinstance(item, typing.TypeVar)
+
+
+_UNIONS = (typing.Union, types.UnionType)
+_TEXT_LIKE = (abc.Sequence, abc.Iterable, typing.Sequence, typing.Iterable)
+_READ_FORMS = (typing.Union, typing.Annotated, typing.Literal)
+# The kinds of `NoReturn`, `Required[int]` and their like, on every Python, and of functions taken for types.
+_NO_TYPES = (
+    type(typing.NoReturn),
+    type(typing_extensions.LiteralString),
+    type(typing_extensions.TypeGuard),
+    type(typing.Literal),
+    typing.ParamSpec,
+    typing_extensions.ParamSpec,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+)
+_READ_AS: dict[Any, Any] = {
+    typing_extensions.LiteralString: str,
+    typing_extensions.TypeGuard: bool,
+    typing_extensions.TypeIs: bool,
+}
 
 
 _make_dict: Any = typing_extensions.TypedDict
@@ -193,7 +238,7 @@ def _is_always_whole(schema: Json) -> bool:
         return True
     if "enum" in bare or "const" in bare:
         return all(len(str(each)) <= _NEVER_CUT for each in bare.get("enum", [bare.get("const")]))
-    if bare.get("type") == "integer":
+    if bare.get("type") in ("integer", ["integer", "boolean"]):
         bounds = [bare.get(upper, bare.get(f"exclusive{upper.title()}")) for upper in ("minimum", "maximum")]
         return all(isinstance(bound, int) and abs(bound) <= _SAFE_INT for bound in bounds)
     return bare.keys() == {"anyOf"} and all(map(_is_always_whole, bare["anyOf"]))
@@ -207,7 +252,8 @@ def as_result(schema: Json, definitions: Json) -> Json:
     words = {key: schema[key] for key in _WORDS if key in schema}
     objects = [each for each, is_object in alternatives if is_object]
     others = [each for each, is_object in alternatives if not is_object]
-    if {"type": "object"} in objects:
+    is_wide = bool(objects) and any(_target(each, definitions).get("type") == _TUPLE for each in others)
+    if is_wide or {"type": "object"} in objects:
         return {**words, "type": "object"}
     if not objects:
         return {"type": "object", "properties": {"output": with_markers(schema)}}
@@ -259,7 +305,7 @@ def _is_never_text(item: Json, definitions: Json) -> bool:
     item = _target(item, definitions)
     if "anyOf" in item:
         return all(_is_never_text(each, definitions) for each in item["anyOf"])
-    return bool(item.get("type", "string") != "string")
+    return "string" not in item.get("type", "string")
 
 
 class _Generator(GenerateJsonSchema):
@@ -292,6 +338,18 @@ class _Generator(GenerateJsonSchema):
 
     def complex_schema(self, schema: Any) -> Json:  # noqa: ARG002
         return {"type": "string", "description": "A complex number"}
+
+    # True and False are numbers in Python.
+    def int_schema(self, schema: Any) -> Json:
+        found = super().int_schema(schema)
+        return found if schema.get("strict") else {**found, "type": ["integer", "boolean"]}
+
+    def float_schema(self, schema: Any) -> Json:
+        found = super().float_schema(schema)
+        return found if schema.get("strict") else {**found, "type": ["number", "boolean"]}
+
+    def tuple_schema(self, schema: Any) -> Json:
+        return {**super().tuple_schema(schema), "type": _TUPLE}
 
     # The formats of JSON Schema are RFC 3339's, which knows no time without a zone; capture keeps a naive one naive.
     def datetime_schema(self, schema: Any) -> Json:  # noqa: ARG002

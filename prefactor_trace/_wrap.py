@@ -5,9 +5,9 @@ function runs in the caller's task; its exceptions pass with one frame of ours i
 of a generator the consumer's context is the consumer's own: what is current in the generator (its scope, or a block
 it has entered) is put in place while it runs, and taken away when it yields.
 
-Each wrapper gets the parameters of its function in place of `*args, **kwargs`, see `_parameters`. What the wrappers
-need of us they take from the module `_context`, and not from globals here: so `cloudpickle` can send a wrapped
-function by value.
+Each wrapper gets the parameters of its function in place of `*args, **kwargs`, and its globals, see `_parameters`. What
+the wrappers need of us they take from the module `_context`, which they hold as `ours`: so `cloudpickle` can send a
+wrapped function by value.
 
 What can be told apart after all: the frame and code of a generator or coroutine object (`gi_frame`, `cr_code`, ...)
 are the wrapper's, and `gi_yieldfrom` is None. A recursive function reaches the recursion limit in half the depth.
@@ -73,58 +73,63 @@ def _is(kind: Callable[[Any], bool], function: Any) -> bool:
         return False
 
 
-def _function(function: Callable[..., Any], open_scope: Open) -> Any:
+def _function(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         scope = open_scope(args, kwargs)
         if scope is None:
             return function(*args, **kwargs)
-        token = _context.current.set(scope)
+        token = ours.current.set(scope)
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
-            _context.current.reset(token)
+            ours.current.reset(token)
             scope.raised(error)
             raise
-        _context.current.reset(token)
+        ours.current.reset(token)
         scope.returned(result)
         return result
 
     return adopt(wrapper, function)
 
 
-def _coroutine(function: Callable[..., Any], open_scope: Open) -> Any:
+def _coroutine(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         scope = open_scope(args, kwargs)
         if scope is None:
             return await function(*args, **kwargs)
-        token = _context.current.set(scope)
+        token = ours.current.set(scope)
         try:
             result = await function(*args, **kwargs)
         except BaseException as error:
-            _context.leave(token, scope)
+            ours.leave(token, scope)
             scope.raised(error)
             raise
-        _context.leave(token, scope)
+        ours.leave(token, scope)
         scope.returned(result)
         return result
 
     return adopt(wrapper, function)
 
 
-def _generator(function: Callable[..., Any], open_scope: Open, *, has_items: bool) -> Any:
+def _generator(
+    function: Callable[..., Any], open_scope: Open, *, has_items: bool, ours: Any = _context
+) -> Any:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         scope = open_scope(args, kwargs)
         if scope is None:
-            return (yield from function(*args, **kwargs))
+            generator = function(*args, **kwargs)
+            del args, kwargs
+            return (yield from generator)
         # What goes through, on its way: in a variable this frame would keep it alive while it waits.
         passing: list[Any] = [None]
-        current, inside, items, is_left = _context.current, scope, 0, False
+        current, inside, items, is_left = ours.current, scope, 0, False
         try:
-            take = scope.stream() if has_items else _context.let_pass
+            take = scope.stream() if has_items else ours.let_pass
             generator = function(*args, **kwargs)
+            del args, kwargs  # it may live long and let go of them early
             send = step = generator.send
             while True:
                 token = current.set(inside)
@@ -137,31 +142,32 @@ def _generator(function: Callable[..., Any], open_scope: Open, *, has_items: boo
                 take(passing[0])
                 try:
                     passing.append((yield passing.pop()))
-                    step = send
+                    step, is_left = send, False
                 except BaseException as error:
-                    passing.append(_context.as_thrown(error))
-                    step, is_left = generator.throw, _context.is_exit(error)
+                    passing.append(ours.as_thrown(error))
+                    step, is_left = generator.throw, ours.is_exit(error)
         except StopIteration as stop:
             scope.abandoned(items) if is_left else scope.returned(stop.value)
             return stop.value
         except BaseException as error:
-            scope.abandoned(items) if _context.is_exit(error) else scope.raised(error)
+            scope.abandoned(items) if ours.is_exit(error) else scope.raised(error)
             raise
 
     return adopt(wrapper, function)
 
 
-def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:  # noqa: PLR0915 - its flow is one
+def _async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:  # noqa: PLR0915 - its flow is one
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:  # noqa: PLR0915
         # There is no `yield from` here, so an unrecorded call takes the same way with a scope that does nothing.
-        scope = open_scope(args, kwargs) or _context.nothing
-        inside = _context.current.get() if scope is _context.nothing else scope
+        scope = open_scope(args, kwargs) or ours.nothing
+        inside = ours.current.get() if scope is ours.nothing else scope
         passing: list[Any] = [None]
-        current, items, thrown = _context.current, 0, None
+        current, items, thrown, is_left = ours.current, 0, None, False
         try:
             take = scope.stream()
             generator = function(*args, **kwargs)
+            del args, kwargs
             step = generator.__anext__()
             while True:
                 token = current.set(inside)
@@ -169,29 +175,31 @@ def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:  # 
                     passing[0] = await step
                 finally:
                     step, inside = None, current.get()
-                    _context.leave(token, inside)
+                    ours.leave(token, inside)
                 items += 1
                 take(passing[0])
                 try:
-                    step = generator.asend((yield passing.pop()))
+                    step, is_left = generator.asend((yield passing.pop())), False
                     passing.append(None)
-                except GeneratorExit:
-                    raise
                 except BaseException as error:
-                    step, thrown = generator.athrow(_context.as_thrown(error)), error
+                    is_left = ours.is_exit(error)
+                    # A loop that ends closes all generators at once, ours and the one inside.
+                    if is_left and (generator.ag_running or generator.ag_frame is None):
+                        raise
+                    step, thrown = generator.athrow(ours.as_thrown(error)), error
                     passing.append(None)
         except StopAsyncIteration:
-            scope.returned(None)
+            scope.abandoned(items) if is_left else scope.returned(None)
         except GeneratorExit:
             try:
-                token = _context.current.set(inside)
+                token = ours.current.set(inside)
                 try:
                     # Closed while it was waiting itself, CPython has not told it, and refuses to close it now;
                     # it hears when it is collected.
                     if not generator.ag_running:
                         await generator.aclose()
                 finally:
-                    _context.leave(token, _context.current.get())
+                    ours.leave(token, ours.current.get())
             except BaseException as error:
                 scope.raised(error)
                 raise
@@ -200,7 +208,7 @@ def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:  # 
         except BaseException as error:
             # A task is cancelled where it waits, never at a yield: there it is a loop that ends and closes the
             # generators which their consumers have left.
-            if error is thrown and _context.is_cancellation(error):
+            if error is thrown and ours.is_cancellation(error):
                 scope.abandoned(items)
             else:
                 scope.raised(error)

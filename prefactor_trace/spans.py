@@ -10,6 +10,8 @@ import builtins
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
+import orjson
+
 from prefactor_trace import _context, _guard
 from prefactor_trace._arguments import Omit, arguments_of, choice_of, chosen_entries, marked_result
 from prefactor_trace._capture import capture, capture_exception, capture_object
@@ -537,5 +539,6 @@ def _with_items(metadata: bytes | None, stream: Stream | None, began: int, *, ab
         if stream.fold_error is not None:
             facts[b"fold_error"] = stream.fold_error
     # A name that the user has taken stays the user's.
-    parts = [b'"%b":%b' % (name, fact) for name, fact in facts.items() if b'"%b":' % name not in before]
+    taken = orjson.loads(before)
+    parts = [b'"%b":%b' % (name, fact) for name, fact in facts.items() if name.decode() not in taken]
     return b"{" + b",".join([*([before[1:-1]] if before != b"{}" else []), *parts]) + b"}"

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 import prefactor_trace as pt
-from prefactor_trace._arguments import DATA_CATEGORIES, arguments_of
+from prefactor_trace._arguments import DATA_CATEGORIES, arguments_of, choice_of
 from prefactor_trace._capture import DEFAULT
 from prefactor_trace.exporters import MemoryExporter
 from prefactor_trace.server import LocalPlatform
@@ -61,6 +61,24 @@ class TestNames:
 
         assert payload(step, 1) == {"a": 1, "b": 2, "c": 3}
         assert payload(step, 1, 5, 6, 7, c=8, d=9) == {"a": 1, "b": 5, "rest": [6, 7], "c": 8, "d": 9}
+
+    def test_one_name_twice(self):
+        """`**kwargs` may use the names of what is given by position only; both are recorded."""
+
+        def step(a, b=2, /, *rest, **more):
+            return a, b, rest, more
+
+        assert payload(step, 1, 5, 6, a=7, b=8, rest=9, c=0) == {
+            "a": 1,
+            "b": 5,
+            "rest": [6],
+            "**a": 7,
+            "**b": 8,
+            "**rest": 9,
+            "c": 0,
+        }
+        assert payload(step, 1, b=8) == {"a": 1, "b": 2, "**b": 8}
+        assert payload(step, 1, a=7, choice=choice_of(["-a"])) == {"b": 2}
 
     def test_without_self(self):
         """A method's `self` is no argument."""

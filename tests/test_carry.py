@@ -248,6 +248,22 @@ def test_an_async_generator_that_is_thrown_into_and_closed():
     assert seen == [error, "mine"]
 
 
+def test_an_async_generator_that_catches_being_closed():
+    """`athrow(GeneratorExit)` reaches it, and what it yields then comes back."""
+
+    async def work():
+        try:
+            yield 1
+        except GeneratorExit:
+            yield 2
+
+    async def main():
+        steps = pt.carry(work)()
+        return [await anext(steps), await steps.athrow(GeneratorExit), [each async for each in steps]]
+
+    assert asyncio.run(main()) == [1, 2, []]
+
+
 def test_spans_of_what_is_carried():
     """Spans in a body that runs later, elsewhere, hang where it was carried from, and leave nothing behind."""
 

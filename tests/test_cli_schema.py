@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn")
 
 COMMAND = [sys.executable, "-c", "from prefactor_trace.cli import main; main()"]
 PROGRAM = '''
-import atexit, os
+import atexit, functools, os
 import prefactor_trace as pt
 
 print("printed on import")
@@ -29,6 +29,12 @@ plan = pt.SpanType("plan")
 @pt.span
 def search(query: str) -> list[str]:
     """Ask the index."""
+
+def add(a: int, b: int): ...
+
+add_one = pt.span("tool:add-one")(functools.partial(add, 1))
+first = pt.span("tool:first")(add)
+second = pt.instance(pt.span("tool:second")(add))
 
 class Tool:
     @pt.span("tool:fetch")
@@ -84,7 +90,7 @@ def test_a_module(folder):
     """All types of a module, and what it configures; what it prints goes elsewhere, and nothing is recorded."""
     done = schema(folder, "agent")
 
-    assert names(done) == ["agent:plan", "search", "tool:fetch"]
+    assert names(done) == ["agent:plan", "search", "tool:add-one", "tool:fetch", "tool:first", "tool:second"]
     search = json.loads(done.stdout)["span_type_schemas"][1]
     assert (search["title"], search["description"]) == ("Search", "Ask the index.")
     assert search["params_schema"]["properties"]["inputs"]["required"] == ["query"]
@@ -111,7 +117,16 @@ def test_a_name_in_it(folder):
         ["tool:fetch"],
         ["own"],
         ["plan"],
-        ["agent:plan", "search", "tool:fetch"],
+        ["agent:plan", "search", "tool:add-one", "tool:fetch", "tool:first", "tool:second"],
+    ]
+
+
+def test_the_type_of_this_one(folder):
+    """Of a partial, and of a function that is decorated twice under two names, it is the type of what is named."""
+    assert said_of(folder, "agent:add_one", "agent:first", "agent:second") == [
+        ["tool:add-one"],
+        ["tool:first"],
+        ["tool:second"],
     ]
 
 

@@ -533,6 +533,17 @@ class TestGenerator:
         list(numbers())
         assert recorded.spans[0].metadata["items"] == "mine"
 
+    def test_metadata_that_only_looks_taken(self, recorded):
+        """The same name further inside, or in a text, takes nothing."""
+
+        @pt.span("numbers")
+        def numbers():
+            pt.current_span().set_metadata({"order": {"items": [1]}, "text": '"items":'})
+            yield 1
+
+        list(numbers())
+        assert recorded.spans[0].metadata["items"] == 1
+
 
 class TestAsyncGenerator:
     def test_blocks_inside(self, recorded):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tracemalloc
 
 import pytest
@@ -10,15 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prefactor_trace as pt
-from prefactor_trace._capture import DEFAULT, Limits
+from prefactor_trace._capture import DEFAULT, Limits, capture
 from prefactor_trace._stream import Stream
 from prefactor_trace.testing import recording
 
 
 def streamed(items, returned=None, limits=DEFAULT, fold=None):
     """Return the result of a stream of *items*."""
-    import json
-
     ticks = iter(range(1, 9))
     stream = Stream(lambda: next(ticks), limits, fold)
     for item in items:
@@ -79,6 +78,20 @@ class TestResult:
             expected = []
         if "\\" not in whole and whole.isprintable():
             assert streamed(texts, limits=Limits(max_string=longest)) == {"output": expected}
+
+    @given(st.lists(st.text("ab \n", max_size=200), max_size=40), st.integers(390, 600))
+    def test_text_has_the_end_of_any_string(self, texts, longest):
+        """What stands for a text that was cut is what would stand for the whole of it, its end included."""
+        limits, whole = Limits(max_string=longest), "".join(texts)
+        assert streamed(texts, limits=limits) == {
+            "output": json.loads(capture(whole, limits)) if texts else []
+        }
+
+    def test_a_cut_text_that_was_none(self):
+        """Items that follow on texts too long to keep stand in no place but their own."""
+        texts = ["x" * 9_000, "y" * 9_000, "z" * 9_000]
+        assert streamed([*texts, {"end": 1}]) == {"output": [texts[0], {"$truncated": "items", "length": 4}]}
+        assert streamed(["x" * 99, {"end": 1}]) == {"output": ["x" * 99, {"end": 1}]}
 
     def test_long_text(self):
         """A text that is allowed to be longer than there is room for ends where the room ends."""

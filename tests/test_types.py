@@ -21,6 +21,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, Type
 import jsonschema
 import orjson
 import pytest
+import typing_extensions
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, Json, RootModel, SecretStr, field_validator
@@ -30,6 +31,9 @@ from prefactor_trace._types import note
 
 T = TypeVar("T")
 MARKER = {"$ref": "#/$defs/$marker"}
+# True and False are numbers, too.
+INTEGER = {"type": ["integer", "boolean"]}
+NUMBER = {"type": ["number", "boolean"]}
 
 
 class Color(enum.Enum):
@@ -157,11 +161,11 @@ def test_parameters():
 
     params, _ = described(function)
     assert {name: plain(each) for name, each in params["properties"].items() if name[0] != "$"} == {
-        "a": {"type": "integer"},
+        "a": INTEGER,
         "b": {"type": "string"},
-        "c": {"type": "number"},
-        "d": {"type": "integer"},
-        "e": {"type": "integer"},
+        "c": NUMBER,
+        "d": INTEGER,
+        "e": INTEGER,
         "rest": {"type": "array", "items": {"type": "boolean"}},
     }
     assert params["required"] == ["a", "b", "d"]
@@ -186,7 +190,7 @@ def test_methods_have_no_self():
     of_class = [vars(Tool)[name] for name in ("method", "of", "static")]
     assert [list(properties(each)) for each in of_class] == [["a"]] * 3
     assert list(properties(Tool().method)) == ["a"]
-    assert plain(described(vars(Tool)["value"])[1]["properties"]["output"]) == {"type": "integer"}
+    assert plain(described(vars(Tool)["value"])[1]["properties"]["output"]) == INTEGER
 
 
 def test_other_callables():
@@ -201,7 +205,7 @@ def test_other_callables():
     def wrapper(*args, **kwargs): ...
 
     assert plain(properties(functools.partial(base, 1))["b"]) == {"type": "string"}
-    assert plain(properties(Tool())["a"]) == {"type": "integer"}
+    assert plain(properties(Tool())["a"]) == INTEGER
     assert list(properties(wrapper)) == ["a", "b"]
     assert described(print)[1] == {"type": "object"}
     assert described(type("Odd", (), {"__call__": 5})()) == ({"type": "object"}, {"type": "object"})
@@ -251,7 +255,7 @@ def test_words_and_constraints_are_kept():
 
     found = properties(function)
     assert found["query"] == {"description": "Words", "anyOf": [{"type": "string", "minLength": 1}, MARKER]}
-    assert found["top"] == {"type": "integer", "minimum": 1, "maximum": 9}
+    assert found["top"] == {**INTEGER, "minimum": 1, "maximum": 9}
 
 
 def test_defaults_are_never_told():
@@ -273,7 +277,7 @@ def test_one_bad_annotation_costs_no_neighbour(wrong):
     function.__annotations__["b"] = wrong
     params, result = described(function)
     assert params["properties"]["b"] == {}
-    assert plain(params["properties"]["a"]) == {"type": "integer"}
+    assert plain(params["properties"]["a"]) == INTEGER
     assert plain(params["properties"]["c"]) == {"$ref": "#/$defs/Node"}
     assert plain(result["properties"]["output"]) == {"type": "string"}
 
@@ -293,7 +297,7 @@ def test_markers_of_other_libraries():
 
     def function(a: Annotated[str, Secret], b: Annotated[int, Secret(), "omit", object()]): ...
 
-    assert [plain(each)["type"] for each in properties(function).values()] == ["string", "integer"]
+    assert [plain(each)["type"] for each in properties(function).values()] == ["string", INTEGER["type"]]
 
 
 def test_recursive_types():
@@ -392,8 +396,8 @@ def stream_of(annotation):
 def test_streams():
     """Of a stream, what its items become is described: one text, or a list."""
     assert stream_of(Iterator[str]) == {"type": ["string", "array", "null"], "items": {"type": "string"}}
-    assert stream_of(AsyncIterator[int]) == {"type": ["array", "null"], "items": {"type": "integer"}}
-    assert stream_of(Generator[int, None, None]) == {"type": ["array", "null"], "items": {"type": "integer"}}
+    assert stream_of(AsyncIterator[int]) == {"type": ["array", "null"], "items": INTEGER}
+    assert stream_of(Generator[int, None, None]) == {"type": ["array", "null"], "items": INTEGER}
     assert stream_of(Generator[int, None, bool])["anyOf"][1] == {"type": "boolean"}
     assert stream_of(Iterable[Node]) == {"type": ["array", "null"], "items": {"$ref": "#/$defs/Node"}}
     for unclear in (Iterator, typing.Iterator, Generator[Any, None, None], Generator[int, None, Any]):
@@ -432,8 +436,9 @@ nodes = st.builds(
 )
 cats, dogs = st.builds(Cat), st.builds(lambda name, **more: Dog(Name=name, **more), texts, wild=st.integers())
 VALUES = [
-    (int, st.integers()),
-    (float, st.floats() | st.integers()),
+    (int, st.integers() | st.booleans()),
+    (float, st.floats() | st.integers() | st.booleans()),
+    (Annotated[int, Field(ge=0)], st.integers(0) | st.booleans()),
     (bool, st.booleans()),
     (str, texts),
     (Annotated[str, Field(max_length=8, pattern=".?")], st.text(max_size=8)),
@@ -471,6 +476,14 @@ VALUES = [
     (list[int], st.lists(st.integers(), max_size=3)),
     (list[Stranger], st.lists(st.builds(Stranger), max_size=2)),
     (tuple[int, str], st.tuples(st.integers(), texts)),
+    (tuple[int, float], st.builds(Point, st.integers(), st.floats())),
+    (tuple[int, float] | Node, st.builds(Point, st.integers(), st.floats()) | nodes),
+    (tuple, st.builds(Point, st.integers(), st.floats())),
+    (list[Sequence[str]], st.lists(texts, max_size=2)),
+    (Sequence[str | int], texts),
+    (Annotated[Sequence[str], Field(max_length=9)], st.text(max_size=9)),
+    (list[Iterable], st.lists(texts | st.lists(st.integers(), max_size=2), max_size=2)),
+    (Iterator[Sequence[str]] | None, st.none()),
     (tuple[float, ...], st.lists(st.floats(), max_size=3).map(tuple)),
     (set[str], st.sets(texts, max_size=3)),
     (frozenset[Color], st.frozensets(st.sampled_from(Color))),
@@ -535,6 +548,11 @@ def test_what_is_captured_is_what_is_described(place, data, limits):
         (str, 5),
         (Node, {"value": "x"}),
         (list[int], ["x"]),
+        (list[str], "x"),
+        (Sequence[int], "x"),
+        (Sequence[str], [1]),
+        (tuple[int, str], ["x", 1]),
+        (typing_extensions.LiteralString, 5),
         (Color, "green"),
         (bool, 1),
         (Point, [1, 2.0]),
@@ -549,6 +567,30 @@ def test_what_is_something_else_is_not_valid(annotation, value):
     params, result = described(function)
     assert not validator(params).is_valid(orjson.loads(capture({"value": value})))
     assert not validator(result).is_valid(orjson.loads(capture_object(value)))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        typing.NoReturn,
+        typing_extensions.Never,
+        typing_extensions.LiteralString,
+        typing_extensions.TypeGuard[int],
+        typing_extensions.ParamSpec("P"),
+        any,
+        lambda: None,
+    ],
+    ids=repr,
+)
+def test_what_is_no_type_warns_nobody(form, recwarn):
+    """What pydantic would warn of, on the user's standard error, is described in silence, wherever it stands."""
+    function = lambda: None  # noqa: E731
+    annotations = {"a": form, "b": list[form], "c": dict[str, form] | None, "d": Annotated[form, "x"]}
+    function.__annotations__ = {**annotations, "return": form}
+    described(function)
+    function.__annotations__ = {"return": Iterator[form]}
+    described(function)
+    assert not recwarn.list
 
 
 def test_long_texts_and_lists():

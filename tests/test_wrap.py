@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import contextvars
 import copy
 import functools
@@ -428,6 +429,64 @@ class TestGenerators:
         with pytest.raises(Stop), manager():
             raise Stop
 
+    def test_that_has_caught_being_closed(self, recorded):
+        """It was not abandoned if it went on and was consumed to its end."""
+
+        @pt.span
+        def steps():
+            try:
+                yield 1
+            except GeneratorExit:
+                yield 2
+            yield 3
+            return "end"
+
+        running = steps()
+        assert (next(running), running.throw(GeneratorExit), list(running)) == (1, 2, [3])
+        span = recorded.spans[0]
+        assert span.result == {"output": [1, 2, 3], "returned": "end"}
+        assert "abandoned" not in span.metadata
+
+    @pytest.mark.parametrize("is_recorded", [True, False])
+    @pytest.mark.parametrize("is_async", [True, False])
+    def test_lets_go_of_its_arguments(self, is_recorded, is_async):
+        """What the generator itself has let go of is gone, however long the stream is."""
+
+        def bare(thing, *rest, named, **others):
+            del thing, rest, named, others
+            yield 1
+            yield 2
+
+        async def async_bare(thing, *rest, named, **others):
+            del thing, rest, named, others
+            yield 1
+            yield 2
+
+        async def first(steps):
+            await anext(steps)
+            gone.append(all(each() is None for each in seen))
+            await steps.aclose()
+
+        def things():
+            for _ in range(4):
+                thing = Tool()
+                seen.append(weakref.ref(thing))
+                yield thing
+
+        seen, gone = [], []
+        with recording(), pt.instance() if is_recorded else contextlib.nullcontext():
+            made = things()
+            steps = pt.span(async_bare if is_async else bare)(
+                next(made), next(made), named=next(made), other=next(made)
+            )
+            made.close()
+            if is_async:
+                asyncio.run(first(steps))
+            else:
+                next(steps)
+                gone.append(all(each() is None for each in seen))
+        assert gone == [True]
+
 
 def played(steps, script):
     """Do to a generator what *script* says; return what came of each."""
@@ -450,6 +509,52 @@ def played(steps, script):
 
 
 class TestAsyncGenerators:
+    def test_that_catches_being_closed(self, decorate):
+        """`athrow(GeneratorExit)` reaches it, and what it does then is what the bare one does."""
+
+        async def goes_on():
+            try:
+                yield 1
+            except GeneratorExit:
+                yield 2
+            yield 3
+
+        async def ends():
+            try:
+                yield 1
+            except GeneratorExit:
+                return
+
+        async def play(steps):
+            seen = [await anext(steps)]
+            for step in (lambda: steps.athrow(GeneratorExit), steps.__anext__, steps.aclose, steps.__anext__):
+                try:
+                    seen.append(await step())
+                except (StopAsyncIteration, GeneratorExit) as error:
+                    seen.append(type(error))
+            return seen
+
+        for bare in (goes_on, ends):
+            assert asyncio.run(play(decorate(bare)())) == asyncio.run(play(bare()))
+
+    def test_that_ends_when_it_is_closed(self, recorded):
+        """It was abandoned all the same."""
+
+        @pt.span
+        async def steps():
+            try:
+                yield 1
+            except GeneratorExit:
+                return
+
+        async def play():
+            running = steps()
+            await anext(running)
+            await running.aclose()
+
+        asyncio.run(play())
+        assert recorded.spans[0].metadata["abandoned"] is True
+
     def test_protocol(self, decorate):
         """The same of `asend`, `athrow` and `aclose`."""
 
@@ -702,6 +807,21 @@ def cached(x):
 
 
 class TestObjects:
+    def test_that_asks_for_its_name(self):
+        """An object that a class body tells its name is told it."""
+
+        class Field:
+            def __set_name__(self, owner, name):
+                self.name = name
+
+            def __call__(self):
+                return self.name
+
+        class Form:
+            title = pt.span(Field())
+
+        assert Form.title() == "title"
+
     def test_callable_object(self, recorded):
         """It is still the object: attributes, operators, `isinstance`, copies and pickles; and its calls are steps."""
         made = [tool, copy.copy(tool), copy.deepcopy(tool), pickle.loads(pickle.dumps(tool))]
@@ -971,6 +1091,36 @@ class TestMethods:
         assert dict(vars(kind)) == before
 
 
+class TestGlobals:
+    @pytest.mark.parametrize("bare", [*FUNCTIONS, Tool().__call__], ids=lambda f: f.__qualname__)
+    def test_are_those_of_the_function(self, bare, decorate):
+        """Who looks up names by a function's globals, as web frameworks do for annotations, finds them."""
+        assert decorate(bare).__globals__ is bare.__globals__
+
+    def test_a_warning_is_of_the_users_script(self):
+        """What a decorated function of a script warns its caller of is shown, as it is of the bare one."""
+        program = (
+            "import warnings, prefactor_trace as pt\n"
+            "@pt.span\n"
+            "def old(): warnings.warn('old() is old', DeprecationWarning, stacklevel=2)\n"
+            "old()\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
+        assert b"DeprecationWarning: old() is old" in done.stderr
+
+    @pytest.mark.parametrize(
+        "own", [{"StopIteration": KeyError, "BaseException": KeyError}, {"__builtins__": {}}]
+    )
+    def test_in_which_our_words_mean_something_else(self, own, recorded):
+        """A module that has names of exceptions for itself, or none, is recorded all the same."""
+        namespace = dict(own)
+        exec("def steps(n):\n    yield n\n    return n\ndef fail(): 1 / 0", namespace)
+        assert list(pt.span(namespace["steps"])(3)) == [3]
+        with pytest.raises(ZeroDivisionError):
+            pt.span(namespace["fail"])()
+        assert [span.status for span in recorded.spans] == ["complete", "failed"]
+
+
 class TestTwice:
     @pytest.mark.parametrize(
         "bare", [*FUNCTIONS, Tool(), functools.partial(function, 1)], ids=lambda f: type(f).__name__
@@ -997,6 +1147,19 @@ class TestTwice:
             assert (version["name"], version["external_identifier"]) == ("outer", "2")
             pt.instance(pt.span(function))(1)
             assert (len(recorded.instances), recorded.tree()) == (2, "function complete")
+
+    def test_what_was_put_on_it_in_between(self, recorded):
+        """Marks, words and defaults that a function got between two decorators stay on it."""
+
+        @pt.span
+        def bare(a, b=1):
+            return a, b
+
+        bare.mark, bare.__doc__, bare.__name__, bare.__defaults__ = [1], "Later.", "other", (5,)
+        outer = pt.span("outer")(bare)
+        assert (outer.mark, outer.__doc__, outer.__name__, outer(1)) == ([1], "Later.", "other", (1, 5))
+        assert outer.__wrapped__ is bare.__wrapped__
+        assert [span.type for span in recorded.spans] == ["outer"]
 
     def test_with_another_decorator_between(self, recorded):
         """What somebody else has wrapped in between is a function of its own."""
