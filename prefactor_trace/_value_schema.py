@@ -63,8 +63,8 @@ _ALWAYS_WHOLE: tuple[Json, ...] = ({}, {"type": "boolean"}, {"type": "null"}, {"
 # What pydantic says of these takes it a millisecond each.
 _SIMPLE: dict[type, Json] = {
     str: {"type": "string"},
-    int: {"type": ["integer", "boolean"]},
-    float: {"type": ["number", "boolean"]},
+    int: {"type": "integer"},
+    float: {"type": "number"},
     bool: {"type": "boolean"},
     type(None): {"type": "null"},
 }
@@ -238,7 +238,7 @@ def _is_always_whole(schema: Json) -> bool:
         return True
     if "enum" in bare or "const" in bare:
         return all(len(str(each)) <= _NEVER_CUT for each in bare.get("enum", [bare.get("const")]))
-    if bare.get("type") in ("integer", ["integer", "boolean"]):
+    if bare.get("type") == "integer":
         bounds = [bare.get(upper, bare.get(f"exclusive{upper.title()}")) for upper in ("minimum", "maximum")]
         return all(isinstance(bound, int) and abs(bound) <= _SAFE_INT for bound in bounds)
     return bare.keys() == {"anyOf"} and all(map(_is_always_whole, bare["anyOf"]))
@@ -338,15 +338,6 @@ class _Generator(GenerateJsonSchema):
 
     def complex_schema(self, schema: Any) -> Json:  # noqa: ARG002
         return {"type": "string", "description": "A complex number"}
-
-    # True and False are numbers in Python.
-    def int_schema(self, schema: Any) -> Json:
-        found = super().int_schema(schema)
-        return found if schema.get("strict") else {**found, "type": ["integer", "boolean"]}
-
-    def float_schema(self, schema: Any) -> Json:
-        found = super().float_schema(schema)
-        return found if schema.get("strict") else {**found, "type": ["number", "boolean"]}
 
     def tuple_schema(self, schema: Any) -> Json:
         return {**super().tuple_schema(schema), "type": _TUPLE}

@@ -9,6 +9,7 @@ import enum
 import functools
 import gc
 import pathlib
+import re
 import subprocess
 import sys
 import typing
@@ -32,8 +33,8 @@ from prefactor_trace._types import note
 T = TypeVar("T")
 MARKER = {"$ref": "#/$defs/$marker"}
 # True and False are numbers, too.
-INTEGER = {"type": ["integer", "boolean"]}
-NUMBER = {"type": ["number", "boolean"]}
+INTEGER = {"type": "integer"}
+NUMBER = {"type": "number"}
 
 
 class Color(enum.Enum):
@@ -436,9 +437,9 @@ nodes = st.builds(
 )
 cats, dogs = st.builds(Cat), st.builds(lambda name, **more: Dog(Name=name, **more), texts, wild=st.integers())
 VALUES = [
-    (int, st.integers() | st.booleans()),
-    (float, st.floats() | st.integers() | st.booleans()),
-    (Annotated[int, Field(ge=0)], st.integers(0) | st.booleans()),
+    (int, st.integers()),
+    (float, st.floats() | st.integers()),
+    (Annotated[int, Field(ge=0)], st.integers(0)),
     (bool, st.booleans()),
     (str, texts),
     (Annotated[str, Field(max_length=8, pattern=".?")], st.text(max_size=8)),
@@ -580,7 +581,7 @@ def test_what_is_something_else_is_not_valid(annotation, value):
         any,
         lambda: None,
     ],
-    ids=repr,
+    ids=lambda hint: re.sub(" at 0x.*", "", repr(hint)),
 )
 def test_what_is_no_type_warns_nobody(form, recwarn):
     """What pydantic would warn of, on the user's standard error, is described in silence, wherever it stands."""
