@@ -200,7 +200,7 @@ class _Rebuild:
             return f"[redacted:unsearched:{len(text)} characters]"
         tail = _cut_tail(text)
         body = text[: len(text) - len(tail)]
-        found = self._words.find(body, is_cut=is_cut or bool(tail))
+        found = self._words.find(body, is_cut=is_cut or bool(tail), is_late=self._out_of_time)
         if not found:
             return text
         self.has_found = True
@@ -211,8 +211,10 @@ class _Rebuild:
             self.has_found = True
             return _UNSEARCHED
         cut = value.get("$truncated")
-        if type(cut) is str and type(value.get("length")) is int:
-            return {**value, "$truncated": self.text(cut, is_cut=True)}
+        if type(cut) is str and value.keys() <= _CUT_KEYS and type(value.get("length")) is int:
+            # All other entries are searched like those of any dict: users can have one that looks like the marker.
+            ends = {"tail": self.value(value["tail"], depth)} if "tail" in value else {}
+            return {"$truncated": self.text(cut, is_cut=True), **ends, "length": value["length"]}
         fields: dict[str, Any] = {}
         for name, item in value.items():
             if not len(fields) & 63 and self._out_of_time():
@@ -276,6 +278,7 @@ class _Rebuild:
         return self._is_late
 
 
+_CUT_KEYS = {"$truncated", "tail", "length"}
 _BEGIN, _END = "PRIVATE KEY-----", "-----END"
 _UNSEARCHED = {"$redacted": "unsearched"}
 _BY_HOOK = {"$redacted": "by a callable that failed"}

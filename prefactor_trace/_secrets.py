@@ -19,6 +19,7 @@ import base64
 import binascii
 import re
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -289,35 +290,33 @@ class Words:
 
     # -- text ----------------------------------------------------------------------------------------------
 
-    def find(self, text: str, *, is_cut: bool = False) -> list[Found]:
+    def find(
+        self, text: str, *, is_cut: bool = False, is_late: Callable[[], bool] = lambda: False
+    ) -> list[Found]:
         """Return the secrets in *text*, in order, none inside another.
 
-        *is_cut*: the text went on, so that what ends it may be the beginning of a secret.
+        *is_cut*: the text went on, so that what ends it may be the beginning of a secret. *is_late*: asked every few
+        hundred microseconds; once it says so, what is left of the text is one secret, "unsearched".
         """
-        found: list[Found] = []
-        for start, end in self._regions(text):
+        found = list(_private_keys(text, is_late)) if "PRIVATE KEY" in text else []
+        reached = 0
+        for start in range(0, max(1, len(text) - OVERLAP), _WINDOW - OVERLAP):
+            end = min(start + _WINDOW, len(text))
+            # Not again inside of a long value, and only where it is worth a closer look.
+            if (start and end <= reached) or (len(text) > _WINDOW and not self.suspect(text[start:end])):
+                continue
+            if is_late():
+                found.append(Found("unsearched", start, len(text)))
+                break
             found += _shaped(text, start, end)
-            found += self._assignments(text, start, end)
+            assigned = list(self._assignments(text, max(start, reached), end))
+            reached = max(reached, assigned[-1].end) if assigned else reached
+            found += assigned
             found += self._named_otherwise(text, start, end)
         if is_cut:
             found += _at_the_end(text)
         found.sort(key=lambda one: (one.start, -one.end))
         return _merged(found)
-
-    def _regions(self, text: str) -> list[tuple[int, int]]:
-        """Return the parts of *text* that are worth a closer look, in pieces that overlap."""
-        if len(text) <= _WINDOW:
-            return [(0, len(text))]
-        regions: list[tuple[int, int]] = []
-        for start in range(0, len(text), _WINDOW - OVERLAP):
-            end = min(start + _WINDOW, len(text))
-            if not self.suspect(text[start:end]):
-                continue
-            if regions and regions[-1][1] >= start:
-                regions[-1] = (regions[-1][0], end)
-            else:
-                regions.append((start, end))
-        return regions
 
     def _assignments(self, text: str, start: int, end: int) -> Iterator[Found]:
         """Find the values of `name=value`, `name: value` and `"name": "value"`."""
@@ -337,7 +336,9 @@ class Words:
                 continue
             is_quoted = len(bare) < len(left)
             found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] == "=")
-            if found is not None and words_of(text[slice(*found)]) not in (kind, words_of(name)):
+            if found is not None and (
+                found[1] - found[0] > _JUDGED or words_of(text[slice(*found)]) not in (kind, words_of(name))
+            ):
                 # else it is code, as in `password=password`
                 yield Found(kind, *found)
                 position = max(position, found[1])
@@ -374,7 +375,7 @@ def _names_pattern(keys: Iterable[str]) -> str:
     return f"(?i{ascii_only}:{one})" if endings else "[^\\s\\S]"
 
 
-_CUT = r"(?:\",\"length\":|\.\.\. \()"  # how a text that was cut ends, as capture writes it
+_CUT = r"(?:\",\"(?:length|tail)\":|\.\.\. \()"  # how a text that was cut ends, as capture writes it
 _SUSPECTS = [
     *[f"{shape.head}(?:{shape.body}{{{shape.least}}}|{shape.body}*{_CUT})" for shape in _SHAPES],
     *[pattern for _, pattern in _LATE_SHAPES],
@@ -393,12 +394,14 @@ _SHAPED = re.compile(
         + [f"(?P<l{n}>{pattern})" for n, (_, pattern) in enumerate(_LATE_SHAPES)]
     )
 )
-_RUN = re.compile(r"[A-Za-z0-9_.~+/=:?&%-]{12,}")
-_BOUNDARY = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z0-9?&;%])")
-_KEY_BLOCK = re.compile(_PRIVATE_KEY + r"[\s\S]*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)")
+_RUN = re.compile(r"[A-Za-z0-9_.~+/=:?&%\\-]{12,}")
+# Behind a backslash stand a letter, or u and four digits: a line's end, say, in JSON or a repr inside of text.
+_BOUNDARY = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4}))(?=[A-Za-z0-9?&;%])")
+_KEY_BEGINS = re.compile(_PRIVATE_KEY)
+_KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _URLS = re.compile(_URL)
 _CREDENTIALS = re.compile(
-    rf"(?<![A-Za-z0-9])(?P<scheme>{_SCHEMES})(?:\s|\\+[nt])+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
+    rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf]))(?P<scheme>{_SCHEMES})(?:\s|\\+[nt])+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
 )
 _TAIL = re.compile(
     "(?:"
@@ -420,15 +423,21 @@ _TAIL_LENGTH = 400
 def _shaped(text: str, start: int, end: int) -> Iterator[Found]:
     for run in _RUN.finditer(text, start, end):
         yield from _shapes_in(text, run.start(), run.end())
-    if "PRIVATE KEY" in text:
-        for match in _KEY_BLOCK.finditer(text):
-            yield Found("private_key", match.start(), match.end())
     for match in _URLS.finditer(text, start, end):
-        yield Found("password", match.start("pass"), match.end("pass") - 1)
+        whole = _URLS.match(text, match.start()) or match  # it may go on behind *end*
+        yield Found("password", whole.start("pass"), whole.end("pass") - 1)
     for match in _CREDENTIALS.finditer(text, start, end):
         if _is_credential(match.group("scheme").lower(), match.group("value")):
             stop = _whole(_CREDENTIALS, text, match, end)
             yield Found(match.group("scheme").lower(), match.start("value"), stop)
+
+
+def _private_keys(text: str, is_late: Callable[[], bool]) -> Iterator[Found]:
+    begin = _KEY_BEGINS.search(text)
+    while begin is not None:
+        end = None if is_late() else _KEY_ENDS.search(text, begin.end())
+        yield Found("private_key", begin.start(), end.end() if end else len(text))
+        begin = _KEY_BEGINS.search(text, end.end()) if end else None
 
 
 def _shapes_in(text: str, start: int, end: int) -> Iterator[Found]:
@@ -484,13 +493,14 @@ def _merged(found: list[Found]) -> list[Found]:
 # ---- values in text ----------------------------------------------------------------------------------------
 
 _QUOTE = re.compile(r"(\\{0,40})([\"'`])")
-_RUN_OF_QUOTES = re.compile(r"(\\*)([\"'`])")
 _BRACKET = re.compile(r"[][{}]")
 # An unquoted value ends at a space or quote, and where the next `name=` begins.
 _BARE = re.compile(r"(?:(?![&;,][ ]?[A-Za-z_][A-Za-z0-9_.-]{0,40}=)[^\s\"'`<>])+")
+_BARE_REST = re.compile(r"[^\s\"'`<>]+")
 _TO_LINE_END = re.compile(r"[^\r\n\"'`]+")
-_ESCAPED_LINE = re.compile(r"(?:(?!\\+[rn])[^\r\n\"'`])+")
+_ESCAPED_LINE = re.compile(r"(?:(?!\\{1,40}[rn])[^\r\n\"'`])+")
 _WHOLE_LINE = re.compile(r"[^\r\n]+")
+_REST = {_BARE: _BARE_REST, _ESCAPED_LINE: _TO_LINE_END}  # of what is very long
 _PARAMETERS = re.compile(r"(?i:digest|aws4-hmac-sha256)[ \t]")
 _SCHEME = re.compile(r"(?i:bearer|basic|token|digest|negotiate|apikey|bot|aws4-hmac-sha256)[ \t]")
 # What stands for a value: variables, templates, calls, and words of prose and schemas.
@@ -520,7 +530,8 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
         return (quote.end(), stop) if stop > quote.end() else None
     if text[start : start + 1] in ("{", "["):
         return (start, _bracket_end(text, start)) if is_sure else None
-    match = _bare(text, start, name, kind)
+    pattern = _pattern_of(text, start, name, kind)
+    match = pattern.match(text, start, start + _JUDGED)
     if match is None:
         return None
     value = match.group()
@@ -529,24 +540,33 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
         return None
     if not is_sure and (_PROSE.match(value) or (last in _STRICT and not _looks_secret(value))):
         return None
-    return start, match.end()
+    if match.end() < start + _JUDGED:
+        return start, match.end()
+    end = (pattern.match(text, start, start + _LONG) or match).end()
+    rest = _REST.get(pattern, pattern).match(text, end) if end >= start + _LONG else None
+    return start, rest.end() if rest else end
+
+
+_JUDGED = (
+    64  # characters by which a value is told from what stands for one: all of it each time would be quadratic
+)
+_LONG = 2_048  # characters of a value behind which its end is looked for in a simpler way, and rather later
+_MOST_SIGNS = 1_000  # quotes or brackets in a value; with more it goes to the end of the text
+_MOST_BACKSLASHES = 64  # before a quote
 
 
 def _is_number(value: str) -> bool:
     return value.rstrip(".,;)}]").replace(".", "").isdigit()
 
 
-def _bare(text: str, start: int, name: str, kind: str) -> re.Match[str] | None:
-    """Match an unquoted value: to the end of the line for headers and variables, else one word."""
-    line = _ESCAPED_LINE if "\\" in text else _TO_LINE_END
-    if _PARAMETERS.match(text, start) and kind.endswith("authorization"):
-        return _WHOLE_LINE.match(text, start)
+def _pattern_of(text: str, start: int, name: str, kind: str) -> re.Pattern[str]:
+    """Return what matches an unquoted value: to the end of the line for headers and variables, else one word."""
+    line = _ESCAPED_LINE if "\\" in text[start : start + _LONG] else _TO_LINE_END
     if kind.endswith(("cookie", "authorization")):
-        if kind.endswith("cookie") or _SCHEME.match(text, start):
-            return line.match(text, start)
-    elif name == name.upper() and _begins_line(text, start):
-        return line.match(text, start)
-    return _BARE.match(text, start)
+        if _PARAMETERS.match(text, start) and kind.endswith("authorization"):
+            return _WHOLE_LINE
+        return line if kind.endswith("cookie") or _SCHEME.match(text, start) else _BARE
+    return line if name == name.upper() and _begins_line(text, start) else _BARE
 
 
 def _begins_line(text: str, start: int) -> bool:
@@ -569,16 +589,22 @@ def _quoted_end(text: str, start: int, backslashes: int, quote: str) -> int:
 
     A quote inside it has more of them: each level of JSON in strings doubles them and adds one.
     """
-    for match in _RUN_OF_QUOTES.finditer(text, start):
-        if match.group(2) == quote and len(match.group(1)) % (2 * (backslashes + 1)) == backslashes:
-            return match.end() - 1 - backslashes
+    position = text.find(quote, start)
+    for _ in range(_MOST_SIGNS):
+        if position < 0:
+            break
+        before = text[max(start, position - _MOST_BACKSLASHES) : position]
+        escapes = len(before) - len(before.rstrip("\\"))
+        if escapes < _MOST_BACKSLASHES and escapes % (2 * (backslashes + 1)) == backslashes:
+            return position - backslashes
+        position = text.find(quote, position + 1)
     return len(text)
 
 
 def _bracket_end(text: str, start: int) -> int:
     """Return where the bracket at *start* is closed; quotes are not looked at, so rather too late than too early."""
     depth = 0
-    for match in _BRACKET.finditer(text, start):
+    for match in islice(_BRACKET.finditer(text, start), _MOST_SIGNS):
         depth += 1 if match.group() in "[{" else -1
         if depth == 0:
             return match.end()

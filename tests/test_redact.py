@@ -11,6 +11,7 @@ import orjson
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from patience import within
 
 import prefactor_trace as pt
 from prefactor_trace import _guard, _redact
@@ -175,6 +176,9 @@ class TestText:
             f"a={secret}&b",
             {secret: 1},
             json.dumps({"x": secret}),
+            json.dumps({"x": f"first\n{secret}"}),
+            json.dumps(json.dumps({"x": f"first\t{secret}"})),
+            f"a\0{secret}",
         ):
             kept = recorded(value)
             assert secret.encode() not in kept
@@ -255,6 +259,23 @@ class TestCut:
             text = "x " * 400 + "password: " + secret + " " + "y " * 50
             kept = capture([text], Limits(max_string=4 * (100 + place))).decode()
             assert needle not in kept
+
+    @pytest.mark.parametrize("secret", [each for each in SHAPES.values() if each != KEY])
+    def test_both_ends_of_a_cut_text_are_searched(self, secret):
+        """What is cut of a long text is searched in its beginning, up to the cut, and in its end."""
+        for kept_of_it in (8, 12, 20):
+            head = "x " * 3_750
+            text = head[: 7_500 - kept_of_it] + f" {secret} " + "y " * 5_000 + "\npassword: canary z\n"
+            kept = capture([text])
+            assert b'"tail"' in kept
+            assert secret[-12:].encode() not in kept
+            assert b"canary" not in kept
+        assert secret.encode() not in capture(["x " * 10_000 + f"{'y ' * 50} {secret} end"])
+
+    def test_a_dict_that_looks_like_a_cut_text(self):
+        """A dict of the user's that has the marker's entries is searched like any other."""
+        for more in ({"password": "canary"}, {"tail": {"password": "canary"}}, {"tail": "password=canary"}):
+            assert b"canary" not in capture({"r": [{"$truncated": "a", "length": 3, **more}]})
 
     def test_a_key_of_a_dict_that_was_cut(self):
         """Nor does a key."""
@@ -352,6 +373,7 @@ class TestCost:
         [
             "sk-", "eyJ", "-eyJabc.", "://a:", "=", "password=", 'password="\\', "\\", "bearer ", ",a", "AKIA-", "password={",
             "-----BEGIN PRIVATE KEY", "12345678:", "key='", "[", '"', "a.", "xoxb-1", "token: ", "Basic QUJD", "cookie: a;", "@",
+            "password=os.a", "token=1.", "pwd=a&", "password=none;", "://a:b@", "<password>", '"password": "password" ',
         ],
     )  # fmt: skip
     def test_time_per_byte_is_flat(self, piece):
@@ -363,6 +385,27 @@ class TestCost:
 
         words = Words()
         assert seconds(32_000) < 16 * 4 * seconds(2_000)
+
+    @pytest.mark.parametrize("before", ["", "password='", 'password="', "API_KEY=", "-----BEGIN PRIVATE KEY"])
+    @pytest.mark.parametrize(
+        "piece", ["password=os.a", "pwd=a&", "token=1.", "\\", '"', "[", "x", "x=", "://:", "a."]
+    )
+    def test_time_for_one_long_text_is_bounded(self, before, piece):
+        """One text of any length takes no longer than the time there is for a value, and little more."""
+        text = (before + piece * 200_000)[:200_000]
+        ours = Limits(max_string=250_000, redact=Redactor())
+        assert min(timed(capture, text, ours) for _ in range(3)) < within(0.02)
+
+    def test_what_there_was_no_time_for_is_left_out(self):
+        """The end of a text that the time was not enough for is not recorded."""
+        kept = capture("password=os.a " * 15_000 + " canary", Limits(max_string=250_000))
+        assert b"canary" not in kept
+        assert b"[redacted:unsearched:" in kept
+
+    def test_a_value_that_ends_in_its_name(self):
+        """A long value is no name, however it ends."""
+        text = "password=x" * 900 + "-" * 112 + "password"
+        assert b"xpassword" not in capture(text)
 
     def test_time_for_one_value_is_bounded(self):
         """Where all of a large value is suspect, what there is no time for is left out, unseen."""
