@@ -313,8 +313,12 @@ class Words:
             reached = max(reached, assigned[-1].end) if assigned else reached
             found += assigned
             found += self._named_otherwise(text, start, end)
+            for cut in _CUT_INSIDE.finditer(text, start, end):
+                if is_late():
+                    break
+                found += _at_the_end(text, cut.start())
         if is_cut:
-            found += _at_the_end(text)
+            found += _at_the_end(text, len(text))
         found.sort(key=lambda one: (one.start, -one.end))
         return _merged(found)
 
@@ -418,6 +422,9 @@ _TAIL = re.compile(
     + r")\Z"
 )
 _TAIL_LENGTH = 400
+_CUT_INSIDE = re.compile(
+    r"\.\.\. \([0-9]{1,12} characters\)"
+)  # as `shorten` leaves it, in texts put together of others
 
 
 def _shaped(text: str, start: int, end: int) -> Iterator[Found]:
@@ -472,10 +479,11 @@ def _is_credential(scheme: str, value: str) -> bool:
         return False
 
 
-def _at_the_end(text: str) -> Iterator[Found]:
-    match = _TAIL.search(text, max(0, len(text) - _TAIL_LENGTH))
+def _at_the_end(text: str, end: int) -> Iterator[Found]:
+    """Find what may be the beginning of a secret where *text* was cut."""
+    match = _TAIL.search(text, max(0, end - _TAIL_LENGTH), end)
     if match is not None:
-        yield Found("cut_secret", match.start(), len(text))
+        yield Found("cut_secret", match.start(), end)
 
 
 def _merged(found: list[Found]) -> list[Found]:

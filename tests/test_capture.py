@@ -1318,3 +1318,40 @@ def test_huge_values_take_bounded_time(name):
     value = HUGE[name]()
     capture(b"")  # imports what it needs
     assert fastest(lambda: capture(value), 5) < 5 * 2e-3
+
+
+def test_types_without_a_module():
+    """A type that was made where no module has a name costs neither its value nor the neighbours."""
+    made: dict[str, Any] = {}
+    exec('List = type("List", (list,), {}); Error = type("Error", (Exception,), {})', made)  # noqa: S102
+    turning = made["List"]([1])
+    turning.append(turning)
+    assert json.loads(capture([turning, made["List"], "neighbour"])) == [
+        [1, {"$cycle": "List"}],
+        {"$type": "type", "name": "List"},
+        "neighbour",
+    ]
+    assert json.loads(capture_exception(made["Error"]("text")))["error_type"] == "Error"
+
+
+def test_keys_of_strange_types_in_an_instance():
+    """What the dict of an instance is asked for by name never meets the `__eq__` of a key."""
+    asked = []
+
+    class Key(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            asked.append(other)
+            return False
+
+    @dataclasses.dataclass
+    class Data:
+        name: int
+
+    value = Data(1)
+    value.__dict__ = {Key("name"): 2, "name": 3}
+    asked.clear()
+    assert json.loads(capture([value])) == [{"name": 3}]
+    assert asked == []

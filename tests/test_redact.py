@@ -296,6 +296,20 @@ class TestErrors:
         assert b"canary" not in kept
         assert set(orjson.loads(kept)) == {"error_type", "message", "stacktrace"}
 
+    @pytest.mark.parametrize("more", [(), (42,), ("x",)])
+    def test_a_secret_where_a_part_of_the_text_was_cut(self, more):
+        """No beginning of a secret is left where an argument, a cause or a member's line was cut."""
+        for secret in ("postgres://admin:S3cretPassw0rd@db/x", f"sk-ant-api03-S3cret{MIXED}"):
+            for at in (300, 1_000):
+                for end in range(secret.index("S3cret") + 3, len(secret), 4):
+                    text = "x " * 600
+                    text = f"{text[: at - end]}{secret} and more, {text}"
+                    error = RuntimeError("outer")
+                    error.__cause__ = ValueError(text, *more)
+                    for each in (error, ValueError(text, *more), FileNotFoundError(2, text, text)):
+                        assert b"S3c" not in capture_exception(each)
+                        assert b"S3c" not in capture([each])
+
     def test_long_messages(self):
         """Also where the message or its line in the stack text is cut."""
         for length in range(230, 320, 7):
