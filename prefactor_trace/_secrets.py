@@ -122,7 +122,9 @@ shared_access_key subscription_key functions_key service_key service_account_key
 webhook_key webhook_secret client_secret client_key consumer_key consumer_secret
 password passwd pwd passcode passphrase pass secret token refresh_token id_token
 cookie set_cookie csrf csrf_token xsrf xsrf_token credential cred creds
-connection_string conn_str conn_string authorization_code auth_code verification_code code_verifier
+connection_string conn_str conn_string secret_string authorization_code auth_code verification_code code_verifier
+openai_key open_ai_key anthropic_key gemini_key mistral_key groq_key cohere_key deepseek_key openrouter_key
+huggingface_key replicate_key pinecone_key tavily_key serper_key serpapi_key stripe_key sendgrid_key twilio_key
 otp otp_code totp mfa_code recovery_code backup_code recovery_phrase seed_phrase mnemonic
 """.split()  # noqa: SIM905 - a list of words reads better so
 )
@@ -245,6 +247,11 @@ class Words:
         self.suspect = searcher("|".join(suspects))
         self._may_be_name = searcher(f"(?:{names})[^A-Za-z0-9]{{0,9}}$")
 
+    @staticmethod
+    def looks_secret(value: str) -> bool:
+        """Tell a secret from a word."""
+        return looks_secret(value)
+
     # -- names ---------------------------------------------------------------------------------------------
 
     def name(self, name: str) -> str | None:
@@ -266,8 +273,8 @@ class Words:
             if found is None:
                 continue
             before = parts[start - 1] if start else ""
-            if found in self._whole and before and before not in _BEFORE_WHOLE:
-                continue
+            if found in self._whole and (before not in _BEFORE_WHOLE if before else found == "pass"):
+                continue  # alone, "pass" is what tests do
             if found == "token" and before in _NO_CREDENTIAL:
                 return None
             return found
@@ -341,7 +348,7 @@ class Words:
             is_quoted = len(bare) < len(left)
             found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] == "=")
             if found is not None and (
-                found[1] - found[0] > _JUDGED or words_of(text[slice(*found)]) not in (kind, words_of(name))
+                found[1] - found[0] > _JUDGED or not _is_name(text[slice(*found)], kind, words_of(name))
             ):
                 # else it is code, as in `password=password`
                 yield Found(kind, *found)
@@ -516,13 +523,17 @@ _PLACEHOLDER = re.compile(
     r"(?:\$\{?[A-Z_][A-Z0-9_]*\}?|\$\{.*|\{\{?[A-Za-z_. ]*\}?\}?|%\([a-z_]+\)s|%s|\*{3,}|x{4,}|\.{3}"
     r"|(?:os|process|self|config|settings|env|getpass|secrets|args|kwargs|options|request|req|ctx|st)[.([].*"
     r"|[A-Za-z_][A-Za-z0-9_.]*\(\)?"
+    # Calls, items and types in code; and what a reader is to replace.
+    r"|[A-Za-z_.]+\([A-Za-z0-9_.=*\[\]]*[,)]+|[A-Za-z_.]+\[[A-Za-z_]{0,20}\]"
+    r"|(?:optional|union|list|dict|tuple|set|sequence|annotated|literal|callable|secretstr)\[[A-Za-z_,. |\[\]]*"
+    r"|your[-_](?:[a-z]+[-_])*(?:key|token|secret|password|here)|await|lambda"
     r"|none|null|nil|true|false|undefined|str|string|int|bool|bytes|any|\[redacted)[,.;:)\]}]*\Z",
     re.IGNORECASE,
 )
 # What follows a name and a colon in prose.
 _PROSE = re.compile(
     r"(?:optional|required|is|was|are|the|a|an|must|may|can|to|of|or|and|for|in|not|no|missing|invalid|incorrect"
-    r"|wrong|expired|empty|unset|set|here|please|your|you|my|from|with|this|that|enter|use|see|if|-)[,.;:!?)]*\Z",
+    r"|wrong|expired|empty|unset|set|here|please|your|you|my|from|with|this|that|enter|use|see|if|at|get|as|on|by|it|its|will|should|each|only|used|needed|needs|-)[,.;:!?)]*\Z",
     re.IGNORECASE,
 )
 
@@ -536,6 +547,8 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     if quote is not None:
         stop = _quoted_end(text, quote.end(), len(quote.group(1)), quote.group(2))
         return (quote.end(), stop) if stop > quote.end() else None
+    if kind == "pwd" and text.startswith("/", start):  # the working directory
+        return None
     if text[start : start + 1] in ("{", "["):
         return (start, _bracket_end(text, start)) if is_sure else None
     pattern = _pattern_of(text, start, name, kind)
@@ -546,7 +559,7 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     last = kind.rpartition("_")[2]
     if _PLACEHOLDER.match(value) or (last in _STRICT and _is_number(value)):
         return None
-    if not is_sure and (_PROSE.match(value) or (last in _STRICT and not _looks_secret(value))):
+    if not is_sure and (_PROSE.match(value) or (last in _STRICT and not looks_secret(value))):
         return None
     if match.end() < start + _JUDGED:
         return start, match.end()
@@ -561,6 +574,14 @@ _JUDGED = (
 _LONG = 2_048  # characters of a value behind which its end is looked for in a simpler way, and rather later
 _MOST_SIGNS = 1_000  # quotes or brackets in a value; with more it goes to the end of the text
 _MOST_BACKSLASHES = 64  # before a quote
+
+
+def _is_name(value: str, kind: str, name: str) -> bool:
+    """Say whether *value* is what is called so in code: `password=password`, `password=user.password`."""
+    owner, dot, last = value.rstrip(",;)").rpartition(".")
+    return words_of(value) in (kind, name) or (
+        dot == "." and owner.replace("_", "").replace(".", "").isalpha() and words_of(last) in (kind, name)
+    )
 
 
 def _is_number(value: str) -> bool:
@@ -583,7 +604,7 @@ def _begins_line(text: str, start: int) -> bool:
     return line.endswith("=") and (line.startswith("export ") or " " not in line)
 
 
-def _looks_secret(value: str) -> bool:
+def looks_secret(value: str) -> bool:
     """Tell a secret from a word, as the value after "token: "."""
     value = value.rstrip(".,;:!?)")
     has_letter = any(sign.isalpha() for sign in value)

@@ -1323,7 +1323,7 @@ def test_huge_values_take_bounded_time(name):
 def test_types_without_a_module():
     """A type that was made where no module has a name costs neither its value nor the neighbours."""
     made: dict[str, Any] = {}
-    exec('List = type("List", (list,), {}); Error = type("Error", (Exception,), {})', made)  # noqa: S102
+    exec('List = type("List", (list,), {}); Error = type("Error", (Exception,), {})', made)
     turning = made["List"]([1])
     turning.append(turning)
     assert json.loads(capture([turning, made["List"], "neighbour"])) == [

@@ -102,6 +102,11 @@ PROSE = [
     "if (password == null) return; token=token; self.password = password",
     "The session: it begins at nine. Cookies are baked.",
     "import sklearn; from hf_hub import x; SKU 12345, SG.com, AIzawa, sk-learn",
+    "token = tokenizer.decode(ids); secret = hmac.new(key, msg); session = Session(engine); token = tokens[i]",
+    "def f(password: Optional[str] = None, token: Token, secret: list[str] = ()): self.password=user.password",
+    "password: at least 8 characters; API key: get one at https://x.example; Secret: keep your promises",
+    "API_KEY=your-api-key-here\nand --token=<your-token>; token = await client.get_token(scope)",
+    "PWD=/home/user OLDPWD=/x; pass: yes, pass=3",
     "commit 3f786850e387550fdab836ed7e6dc881de23001b uuid 123e4567-e89b-12d3-a456-426614174000",
 ]
 
@@ -158,6 +163,62 @@ class TestNames:
         only = Limits(redact=Redactor(("-*", "ssn")))
         assert orjson.loads(capture({"password": "a", "ssn": "b"}, only))["password"] == "a"
         assert b'"b"' not in capture({"password": "a", "ssn": "b"}, only)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"token": {"id": 5, "text": " the", "logprob": -0.1}},
+            {"event": "token", "token": "the"},
+            {"token": "Hello", "prob": 0.5},
+            {"pass": "yes"},
+            {"pwd": "/home/user"},
+            {"required": ["password", "username"]},
+            {"token": {"anyOf": [{"type": "string"}, {"type": "null"}], "title": "Token"}},
+            {"password": {"type": ["string", "null"], "enum": ["a"], "description": "yours"}},
+            {"secret": {"$ref": "#/$defs/Secret"}},
+            {
+                "credentials": {
+                    "type": "object",
+                    "properties": {"user": {"type": "string"}},
+                    "required": ["user"],
+                }
+            },
+        ],
+        ids=str,
+    )
+    def test_what_is_no_secret_under_such_a_name(self, value):
+        """Pieces of text, outcomes, places and schemas stay as they are."""
+        assert orjson.loads(recorded([value]))["value"] == [value]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"password": {"type": "canary"}},
+            {"password": {"type": "string", "title": {"x": "canary"}}},
+            {"password": {"type": "string", "default": "canary"}},
+            {"password": {"anyOf": [{"type": "string", "const": "canary"}]}},
+            {"password": {"type": "string", "value": "canary"}},
+            {
+                "credentials": {
+                    "type": "string",
+                    "description": f"canary sk-{MIXED}"[7:],
+                    "examples": ["canary"],
+                }
+            },
+            {"env": [{"Name": "DB_PASSWORD", "Value": "canary"}]},
+            {"env": [{"Field": "password", "value": "canary"}]},
+            {"event": "token", "token": "c4nary-canary"},
+            [["Authorization", "canary"], ["x", "y"]],
+            ["Authorization", "canary-1"],
+            *({name: "canary"} for name in ("SecretString", "OPENAI_KEY", "AZURE_OPENAI_KEY", "OpenAIKey")),
+        ],
+        ids=str,
+    )
+    def test_what_only_looks_harmless(self, value):
+        """A schema with more in it than a schema has is none, and names beside values come in any case."""
+        kept = recorded([value])
+        assert b"canary" not in kept
+        assert MIXED.encode() not in kept
 
     def test_switched_off(self):
         """Without redaction all is recorded as it is."""
