@@ -319,7 +319,7 @@ class Words:
             assigned = list(self._assignments(text, max(start, reached), end))
             reached = max(reached, assigned[-1].end) if assigned else reached
             found += assigned
-            found += self._named_otherwise(text, start, end)
+            found += self._named_otherwise(text, start, end, is_cut=is_cut)
             for cut in _CUT_INSIDE.finditer(text, start, end):
                 if is_late():
                     break
@@ -354,7 +354,7 @@ class Words:
                 yield Found(kind, *found)
                 position = max(position, found[1])
 
-    def _named_otherwise(self, text: str, start: int, end: int) -> Iterator[Found]:
+    def _named_otherwise(self, text: str, start: int, end: int, *, is_cut: bool) -> Iterator[Found]:
         """Find the values of `--name value` and `<name>value</name>`."""
         for match in _FLAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
@@ -363,8 +363,10 @@ class Words:
                 yield Found(kind, *found)
         for match in _TAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
-            if kind:
-                yield Found(kind, match.start("value"), _whole(_TAG, text, match, end))
+            stop = _whole(_TAG, text, match, end) if kind else 0
+            is_closed = text.startswith(("</", "<\\/"), stop) or (is_cut and stop == len(text))
+            if kind and is_closed:  # else it stands for a value, as in `--token=<your-token>`
+                yield Found(kind, match.start("value"), stop)
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."

@@ -305,7 +305,13 @@ class TestCut:
 
     @pytest.mark.parametrize(
         "text",
-        ["password=q1-q1-q1", '{"api_key": "q1-q1-q1', "https://u:q1-q1-q1@host", "Bearer q1-q1-q1-q1-q1-q1"],
+        [
+            "password=q1-q1-q1",
+            '{"api_key": "q1-q1-q1',
+            "https://u:q1-q1-q1@host",
+            "Bearer q1-q1-q1-q1-q1-q1",
+            "<password>q1-q1-q1",
+        ],
     )
     def test_values_that_were_cut(self, text):
         """Nor does the value of a name, the password of a URL, or a credential."""
