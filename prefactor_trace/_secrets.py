@@ -322,6 +322,7 @@ class Words:
             found += self._named_otherwise(text, start, end, is_cut=is_cut)
             for cut in _CUT_INSIDE.finditer(text, start, end):
                 if is_late():
+                    found.append(Found("unsearched", start, len(text)))
                     break
                 found += _at_the_end(text, cut.start())
         if is_cut:

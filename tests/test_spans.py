@@ -67,12 +67,6 @@ class TestBlock:
         assert recorded.tree().count("\n") == 1  # testing can show it
         assert len(caplog.records) <= 1
 
-    def test_a_type_with_a_surrogate(self, recorded):
-        """A type's name that is no text for the wire can still be shown."""
-        with pt.span("ty\ud800"):
-            pass
-        assert recorded.tree().startswith("ty")
-
     def test_a_secret_in_a_title(self, recorded):
         """A secret in a title is taken out, wherever it stands and even where the title was cut."""
         for before in ("", "\ud800", "\0", "x " * 475):
