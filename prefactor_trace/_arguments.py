@@ -11,6 +11,7 @@ are text that may name what is defined later. Text that cannot be resolved and n
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import types
@@ -210,7 +211,7 @@ class _Marks:
     """The marks of one function: by parameter, and "return". Thread-safe, as finding them twice does no harm."""
 
     def __init__(self, function: Any, parameters: list[inspect.Parameter]) -> None:
-        self._function = inspect.unwrap(function) if callable(function) else function
+        self._function = _annotated(function)
         raw = getattr(self._function, "__annotations__", None)
         annotations: dict[str, Any] = raw if type(raw) is dict else {}
         self.may_be = {name: each for name, each in annotations.items() if _may_hold_mark(each)}
@@ -258,6 +259,27 @@ class _Marks:
             if mark is not None:
                 marks[name] = mark
         return marks
+
+
+def _annotated(function: Any) -> Any:
+    """Return the function that has the annotations of *function*, which can be a partial or an object."""
+    for _ in range(_DEEPEST):
+        function = inspect.unwrap(function) if callable(function) else function
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, types.MethodType):
+            function = function.__func__
+        elif isinstance(function, type):
+            made_by = function.__init__  # type: ignore[misc] # of that very class
+            return made_by if isinstance(made_by, types.FunctionType) else function
+        elif isinstance(function, types.FunctionType) or not callable(function):
+            break
+        else:
+            called = type(function).__call__
+            if not isinstance(called, (types.FunctionType, types.MethodType, functools.partial)):
+                break  # in C
+            function = called
+    return function
 
 
 def _may_hold_mark(annotation: object) -> bool:

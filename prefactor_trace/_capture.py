@@ -75,6 +75,7 @@ class Limits(NamedTuple):
 
 DEFAULT = Limits()
 _KINDS: dict[bytes, Kind] = {b"output": "result", b"metadata": "metadata"}
+_ARGUMENTS_SECONDS = 0.001  # of CPU for all arguments of an exception
 _ARGUMENT_LIMITS = Limits(max_string=1_000, max_bytes=2_000, max_depth=8, max_seconds=0.0002)
 
 
@@ -116,7 +117,14 @@ def capture_exception(error: BaseException, limits: Limits = DEFAULT, span: str 
     """
     try:
         arguments = _ARGUMENT_LIMITS._replace(redact=limits.redact.built_in)
-        texts = describe_error(error, lambda value: _argument(value, arguments), limits.max_string)
+        until = time.thread_time() + _ARGUMENTS_SECONDS
+
+        def read(value: object) -> str:
+            if time.thread_time() >= until:
+                return f"<{type_name(type(value))}>"
+            return _argument(value, arguments)
+
+        texts = describe_error(error, read, limits.max_string)
         stack = texts["stacktrace"]
         texts["stacktrace"] = limits.redact.text(stack, is_cut=len(stack) >= MOST_STACK)
         return limits.redact(trimmed(orjson.dumps(texts)), "error", span)

@@ -65,8 +65,15 @@ module_dict: Callable[[Any], Any] = getter(types.ModuleType, "__dict__")
 
 def type_name(kind: type) -> str:
     """Return "module.QualName", or the name alone of what is built in."""
-    module, name = _module(kind), short_name(kind)
+    module, name = _module_of(kind), short_name(kind)
     return name if type(module) is not str or module == "builtins" else f"{shorten(module, 200)}.{name}"
+
+
+def _module_of(kind: type) -> Any:
+    try:
+        return _module(kind)
+    except AttributeError:  # deleted, or made by `type()` in a namespace without a name
+        return None
 
 
 def short_name(kind: type) -> str:
@@ -76,10 +83,7 @@ def short_name(kind: type) -> str:
 
 def package_of(kind: type) -> str:
     """Return the name of the package that *kind* says it is from; anybody can say so."""
-    try:
-        module = _module(kind)
-    except AttributeError:  # it has been deleted
-        return ""
+    module = _module_of(kind)
     return module.partition(".")[0] if type(module) is str else ""
 
 
@@ -117,7 +121,14 @@ def dict_of(bases: tuple[type, ...]) -> Callable[[Any], dict[str, Any]]:
     if type(descriptor) is not types.GetSetDescriptorType:
         return lambda _: {}
     read = descriptor.__get__
-    return lambda value: found if type(found := read(value)) is dict else {}
+    return lambda value: _by_text(found) if type(found := read(value)) is dict else {}
+
+
+def _by_text(found: dict[Any, Any]) -> dict[str, Any]:
+    """Leave out keys of other types: looking anything up beside them can run their `__eq__`."""
+    if not [key for key in found if type(key) is not str]:
+        return found
+    return {key: value for key, value in found.items() if type(key) is str}
 
 
 def slot_of(bases: tuple[type, ...], name: str) -> Callable[[Any], Any] | None:

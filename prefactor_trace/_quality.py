@@ -1,7 +1,7 @@
 """Ratings of runs: a call of `record_quality` becomes the bytes that are sent, or the reason why it does not.
 
 In comes what the caller gave, on their thread; out go a name that is declared and a payload that fits its schema. What
-is checked is what is sent: the payload as it was captured. None of the user's code runs, and no reference in a schema
+is checked is the payload as it was captured; what is sent is the same without secrets. None of the user's code runs, and no reference in a schema
 is followed out of it, to a file or over the network.
 
 The judge is `jsonschema-rs`, loaded with the first payload. Where it is not installed, or cannot read a schema that the
@@ -17,6 +17,7 @@ import orjson
 from prefactor_trace import _guard
 from prefactor_trace._capture import capture_object
 from prefactor_trace._peek import type_name
+from prefactor_trace._redact import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # What is no object comes back from capture under this key, and nothing but a dict of the user's begins with it else.
 _NO_OBJECT = b"$value"
+_AS_IT_IS = Redactor(is_on=False)
 _NAMES_SHOWN = 10
 _WORDS_SHOWN = 500  # characters of what the judge says
 
@@ -63,7 +65,8 @@ class Qualities:
         if payload is None:
             return Rating(known, None)
         # A string that was cut for its own length would not fit its schema any more; all of them together are bounded.
-        limits = limits._replace(max_string=limits.max_bytes)
+        # And it is judged as it is: where a secret was, a marker would not fit.
+        redact, limits = limits.redact, limits._replace(max_string=limits.max_bytes, redact=_AS_IT_IS)
         encoded = capture_object(payload, limits, _NO_OBJECT)
         if type(payload) is not dict and encoded.startswith(b'{"%b":' % _NO_OBJECT):
             why = "the payload must be None or an object, such as a dict or a dataclass"
@@ -72,7 +75,7 @@ class Qualities:
         wrong = self._judge(known)(orjson.loads(encoded))
         if wrong is not None:
             return Mistake("the payload does not fit its schema", f"quality {known!r}: {wrong}")
-        return Rating(known, encoded)
+        return Rating(known, redact(encoded))
 
     def _undeclared(self, name: str) -> str:
         shown = sorted(self._types)

@@ -16,6 +16,7 @@ import enum
 import gc
 import types
 from collections import deque
+from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,6 +96,9 @@ SAFE_INT = 2**53 - 1  # what every JSON reader keeps exact
 _LONG_INT = 3_322  # bits of 1,000 digits; more take quadratic time, and Python refuses from 4,300 on
 _HASHED_BYTES = 16_384
 MOST_MEMBERS = 8  # of a group of exceptions
+_MOST_ROOTS = 32  # root models inside each other
+_MOST_EXTRA = 1_000  # values beside the fields of a pydantic model
+_MOST_SORTED = 65_536  # characters of the strings in a set
 _MOST_MERGED = 1_000  # maps of a ChainMap, and entries of them all
 # Zones whose code is known not to be the user's.
 _ZONES = (("datetime", "timezone"), ("zoneinfo", "ZoneInfo"), ("pydantic_core", "TzInfo"))
@@ -313,9 +317,16 @@ def _set(kind: Any) -> Reader:
         if kind.__len__(value) > 1_000:
             return kind.__iter__(value)  # type: ignore[no-any-return]
         items = list(kind.__iter__(value))
-        return sorted(items) if _are_all(items, str) or _are_all(items, int) else items
+        return sorted(items) if _are_quick_to_sort(items) else items
 
     return _container(kind, entries)
+
+
+def _are_quick_to_sort(items: list[Any]) -> bool:
+    """Say whether *items* are all strings, or all ints, and not so long that comparing them takes its time."""
+    if _are_all(items, str):
+        return sum(map(len, items)) < _MOST_SORTED
+    return _are_all(items, int) and not [item for item in items if not -SAFE_INT <= item <= SAFE_INT]
 
 
 def _are_all(items: list[Any], kind: type) -> bool:
@@ -345,8 +356,10 @@ def _object(bases: tuple[type, ...], names: list[str]) -> Reader:
             if found is not UNSET:
                 fields[name] = found
         more = extra(value) if extra else None
-        if type(more) is dict and _are_all(list(more), str):
-            fields |= more
+        if type(more) is dict:
+            fields |= {name: item for name, item in islice(more.items(), _MOST_EXTRA) if type(name) is str}
+            if len(more) > _MOST_EXTRA:
+                fields["$truncated"] = {"length": len(names) + len(more)}
         return _pairs(fields)
 
     return read
@@ -369,7 +382,11 @@ def _old_model(bases: tuple[type, ...], fields: dict[Any, Any]) -> Reader:
 def _root(value: Any) -> object:
     """Read a pydantic RootModel: it stands for what is in it."""
     inner = own(value, "root")
-    return reader_of(type(inner))(inner)
+    for _ in range(_MOST_ROOTS):
+        if not has_base(bases_of(type(inner)), loaded("pydantic.root_model", "RootModel")):
+            return reader_of(type(inner))(inner)
+        inner = own(inner, "root")
+    return {"$cycle": type_name(type(value))}
 
 
 def _named_tuple(names: tuple[str, ...]) -> Reader:

@@ -200,7 +200,7 @@ class _Rebuild:
             return f"[redacted:unsearched:{len(text)} characters]"
         tail = _cut_tail(text)
         body = text[: len(text) - len(tail)]
-        found = self._words.find(body, is_cut=is_cut or bool(tail))
+        found = self._words.find(body, is_cut=is_cut or bool(tail), is_late=self._out_of_time)
         if not found:
             return text
         self.has_found = True
@@ -211,16 +211,22 @@ class _Rebuild:
             self.has_found = True
             return _UNSEARCHED
         cut = value.get("$truncated")
-        if type(cut) is str and type(value.get("length")) is int:
-            return {**value, "$truncated": self.text(cut, is_cut=True)}
+        if type(cut) is str and value.keys() <= _CUT_KEYS and type(value.get("length")) is int:
+            # All other entries are searched like those of any dict: users can have one that looks like the marker.
+            ends = {"tail": self.value(value["tail"], depth)} if "tail" in value else {}
+            return {"$truncated": self.text(cut, is_cut=True), **ends, "length": value["length"]}
         fields: dict[str, Any] = {}
         for name, item in value.items():
             if not len(fields) & 63 and self._out_of_time():
                 self.has_found = True
                 fields["$redacted"] = "unsearched"
                 break
-            kind = self._name(name) or (self._named_beside(value) if name == "value" else None)
-            if kind is not None and _is_secret(kind, item, value):
+            kind = self._name(name)
+            if kind is None and len(name) == 5 and name.lower() == "value":
+                kind = self._named_beside(value)
+            if kind is not None and type(item) is dict and _is_schema(item, _WORDS_OF_VALUES):
+                fields[self._key(name)] = self._schema(kind, item, depth)
+            elif kind is not None and self._is_secret(kind, item, value):
                 self.has_found = True
                 fields[self._key(name)] = marker(kind, item)
             else:
@@ -229,8 +235,20 @@ class _Rebuild:
 
     def _named_beside(self, fields: dict[str, Any]) -> str | None:
         """Return what a value is by the name beside it: headers are objects of name and value, too."""
-        names = [fields.get(each) for each in ("name", "key", "header")]
+        names = [each for name, each in fields.items() if name.lower() in _NAMES_BESIDE]
         return next((kind for each in names if type(each) is str and (kind := self._name(each))), None)
+
+    def _schema(self, kind: str, schema: dict[str, Any], depth: int) -> dict[str, Any]:
+        """Rebuild what describes a field of *kind*: only the values in it are secret."""
+        found: dict[str, Any] = {}
+        for word, item in schema.items():
+            is_secret = word in _WORDS_OF_VALUES and self._is_secret(kind, item, {})
+            self.has_found = self.has_found or is_secret
+            found[word] = marker(kind, item) if is_secret else self.value(item, depth)
+        return found
+
+    def _is_secret(self, kind: str, value: Any, fields: dict[str, Any]) -> bool:
+        return _is_secret(kind, value, fields, self._words)
 
     def _name(self, name: str) -> str | None:
         if name not in self._names:
@@ -240,9 +258,12 @@ class _Rebuild:
     def _key(self, name: str) -> str:
         return self.text(name) if len(name) > _SHORTEST and self._words.suspect(name) else name
 
-    def _list(self, value: list[Any], depth: int) -> list[Any]:
+    def _list(self, value: list[Any], depth: int, *, is_pair: bool = False) -> list[Any]:
         items: list[Any] = []
         in_key = False
+        of_pairs = type(value[0] if value else None) is list and not [
+            each for each in value if type(each) is not list or len(each) != 2
+        ]
         for item in value:
             if not len(items) & 63 and self._out_of_time():
                 self.has_found = True
@@ -252,15 +273,26 @@ class _Rebuild:
                 in_key = _END not in item
                 self.has_found = True
                 items.append(marker("private_key", item))  # a key that was split into lines
+            elif of_pairs:
+                items.append(self._list(item, depth + 1, is_pair=True))
+            elif len(value) == 2 and len(items) == 1:
+                items.append(self._second(value[0], item, depth, is_pair=is_pair))
             else:
-                items.append(self._pair(items, value, item, depth))
+                items.append(self.value(item, depth))
         return items
 
-    def _pair(self, before: list[Any], value: list[Any], item: Any, depth: int) -> Any:
-        """Rebuild *item*; headers are lists of [name, value], too."""
-        if len(value) == 2 and len(before) == 1 and type(item) is str and type(value[0]) is str:
-            kind = self._name(value[0])
-            if kind is not None and _is_secret(kind, item, {}):
+    def _second(self, first: Any, item: Any, depth: int, *, is_pair: bool) -> Any:
+        """Rebuild *item*, the second of two: headers are lists of [name, value], too.
+
+        *is_pair*: the list is one of several such. Else it may be two names, of which a value is told by its looks.
+        """
+        if type(item) is str and type(first) is str:
+            kind = self._name(first)
+            if (
+                kind is not None
+                and (is_pair or self._words.looks_secret(item))
+                and self._is_secret(kind, item, {})
+            ):
                 self.has_found = True
                 return marker(kind, item)
         return self.value(item, depth)
@@ -276,41 +308,94 @@ class _Rebuild:
         return self._is_late
 
 
+_CUT_KEYS = {"$truncated", "tail", "length"}
 _BEGIN, _END = "PRIVATE KEY-----", "-----END"
 _UNSEARCHED = {"$redacted": "unsearched"}
 _BY_HOOK = {"$redacted": "by a callable that failed"}
 _FAILED = b'{"$redacted":"unsearched"}'
 # What JSON Schema says of a field: tools that an agent offers to a model name such fields.
-_SCHEMA_WORDS = {
-    "type",
-    "title",
-    "description",
-    "format",
+_TYPES = {"string", "number", "integer", "boolean", "object", "array", "null"}
+_WORDS_OF_TEXT = {"title", "description", "format", "pattern", "$ref", "contentEncoding", "contentMediaType"}
+_WORDS_OF_NUMBERS = {
     "minLength",
     "maxLength",
-    "pattern",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "minItems",
+    "maxItems",
     "nullable",
     "writeOnly",
     "readOnly",
+    "deprecated",
+    "additionalProperties",
 }
+_WORDS_OF_SCHEMAS = {"anyOf", "oneOf", "allOf"}
+_WORDS_OF_VALUES = {"default", "const", "example", "examples"}
+
+
+def _is_schema(value: Any, of_values: set[str] = set(), deepest: int = 4) -> bool:  # noqa: B006 - it is only read
+    """Say whether *value* is a schema and nothing else; what is under the words *of_values* is not looked at."""
+    if type(value) is not dict or not deepest:
+        return False
+    says_what = False
+    for word, item in value.items():
+        if word == "type":
+            says_what = fits = all(
+                type(each) is str and each in _TYPES for each in (item if type(item) is list else [item])
+            )
+        elif word in _WORDS_OF_SCHEMAS:
+            says_what = fits = type(item) is list and all(
+                _is_schema(each, deepest=deepest - 1) for each in item
+            )
+        elif word == "properties":
+            inner = item.values() if type(item) is dict else [item]
+            fits = all(_is_schema(each, deepest=deepest - 1) for each in inner)
+        elif word == "items":
+            fits = _is_schema(item, deepest=deepest - 1)
+        elif word in ("enum", "required"):
+            fits = type(item) is list and all(
+                type(each) is not dict and type(each) is not list for each in item
+            )
+        elif word in _WORDS_OF_TEXT:
+            fits = type(item) is str
+            says_what = says_what or (word == "$ref" and fits and item.startswith("#"))
+        else:
+            fits = type(item) in (int, float, bool) if word in _WORDS_OF_NUMBERS else word in of_values
+        if not fits:
+            return False
+    return says_what
 
 
 # Names under which a number is a count, a flag or a place rather than a secret.
 _COUNTED = ("token", "session", "auth", "cookie", "csrf", "bearer", "pass")
+_NAMES_BESIDE = {"name", "key", "header", "field"}
+# What models say of a piece of text, which they call a token.
+_OF_PIECES = {"logprob", "logprobs", "top_logprobs", "prob", "probability", "token_logprob", "token_id"}
 
 
-def _is_secret(kind: str, value: Any, fields: dict[str, Any]) -> bool:
+def _is_secret(kind: str, value: Any, fields: dict[str, Any], words: Words) -> bool:
     """Say whether *value* is a secret, being under a name of *kind* beside other *fields*."""
     if value is None or value is True or value is False or value in ("", [], {}):
         return False
     if type(value) in (int, float):
         return kind.rpartition("_")[2] not in _COUNTED
-    if type(value) is dict:
-        if value == {"$redacted": "Secret"}:
-            return False
-        return not (type(value.get("type")) is str and _SCHEMA_WORDS.issuperset(value))
-    # A piece of text with its probability, as models return it.
-    return not (kind == "token" and "logprob" in fields)
+    if type(value) is dict and value == {"$redacted": "Secret"}:
+        return False
+    if kind == "token":
+        return not _is_piece(value, fields, words)
+    return not (kind == "pwd" and type(value) is str and value.startswith("/"))  # the working directory
+
+
+def _is_piece(token: Any, fields: dict[str, Any], words: Words) -> bool:
+    """Say whether *token* is a piece of text, as models return it."""
+    if type(token) is dict:
+        return type(token.get("text")) is str and not _OF_PIECES.isdisjoint(token)
+    if "logprob" in fields:
+        return True
+    is_said = not _OF_PIECES.isdisjoint(fields) or "token" in (fields.get("event"), fields.get("type"))
+    return is_said and type(token) is str and not words.looks_secret(token)
 
 
 def marker(kind: str, value: Any) -> dict[str, str]:

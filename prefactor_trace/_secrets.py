@@ -19,6 +19,7 @@ import base64
 import binascii
 import re
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -121,7 +122,9 @@ shared_access_key subscription_key functions_key service_key service_account_key
 webhook_key webhook_secret client_secret client_key consumer_key consumer_secret
 password passwd pwd passcode passphrase pass secret token refresh_token id_token
 cookie set_cookie csrf csrf_token xsrf xsrf_token credential cred creds
-connection_string conn_str conn_string authorization_code auth_code verification_code code_verifier
+connection_string conn_str conn_string secret_string authorization_code auth_code verification_code code_verifier
+openai_key open_ai_key anthropic_key gemini_key mistral_key groq_key cohere_key deepseek_key openrouter_key
+huggingface_key replicate_key pinecone_key tavily_key serper_key serpapi_key stripe_key sendgrid_key twilio_key
 otp otp_code totp mfa_code recovery_code backup_code recovery_phrase seed_phrase mnemonic
 """.split()  # noqa: SIM905 - a list of words reads better so
 )
@@ -244,6 +247,11 @@ class Words:
         self.suspect = searcher("|".join(suspects))
         self._may_be_name = searcher(f"(?:{names})[^A-Za-z0-9]{{0,9}}$")
 
+    @staticmethod
+    def looks_secret(value: str) -> bool:
+        """Tell a secret from a word."""
+        return looks_secret(value)
+
     # -- names ---------------------------------------------------------------------------------------------
 
     def name(self, name: str) -> str | None:
@@ -265,8 +273,8 @@ class Words:
             if found is None:
                 continue
             before = parts[start - 1] if start else ""
-            if found in self._whole and before and before not in _BEFORE_WHOLE:
-                continue
+            if found in self._whole and (before not in _BEFORE_WHOLE if before else found == "pass"):
+                continue  # alone, "pass" is what tests do
             if found == "token" and before in _NO_CREDENTIAL:
                 return None
             return found
@@ -289,35 +297,38 @@ class Words:
 
     # -- text ----------------------------------------------------------------------------------------------
 
-    def find(self, text: str, *, is_cut: bool = False) -> list[Found]:
+    def find(
+        self, text: str, *, is_cut: bool = False, is_late: Callable[[], bool] = lambda: False
+    ) -> list[Found]:
         """Return the secrets in *text*, in order, none inside another.
 
-        *is_cut*: the text went on, so that what ends it may be the beginning of a secret.
+        *is_cut*: the text went on, so that what ends it may be the beginning of a secret. *is_late*: asked every few
+        hundred microseconds; once it says so, what is left of the text is one secret, "unsearched".
         """
-        found: list[Found] = []
-        for start, end in self._regions(text):
+        found = list(_private_keys(text, is_late)) if "PRIVATE KEY" in text else []
+        reached = 0
+        for start in range(0, max(1, len(text) - OVERLAP), _WINDOW - OVERLAP):
+            end = min(start + _WINDOW, len(text))
+            # Not again inside of a long value, and only where it is worth a closer look.
+            if (start and end <= reached) or (len(text) > _WINDOW and not self.suspect(text[start:end])):
+                continue
+            if is_late():
+                found.append(Found("unsearched", start, len(text)))
+                break
             found += _shaped(text, start, end)
-            found += self._assignments(text, start, end)
-            found += self._named_otherwise(text, start, end)
+            assigned = list(self._assignments(text, max(start, reached), end))
+            reached = max(reached, assigned[-1].end) if assigned else reached
+            found += assigned
+            found += self._named_otherwise(text, start, end, is_cut=is_cut)
+            for cut in _CUT_INSIDE.finditer(text, start, end):
+                if is_late():
+                    found.append(Found("unsearched", start, len(text)))
+                    break
+                found += _at_the_end(text, cut.start())
         if is_cut:
-            found += _at_the_end(text)
+            found += _at_the_end(text, len(text))
         found.sort(key=lambda one: (one.start, -one.end))
         return _merged(found)
-
-    def _regions(self, text: str) -> list[tuple[int, int]]:
-        """Return the parts of *text* that are worth a closer look, in pieces that overlap."""
-        if len(text) <= _WINDOW:
-            return [(0, len(text))]
-        regions: list[tuple[int, int]] = []
-        for start in range(0, len(text), _WINDOW - OVERLAP):
-            end = min(start + _WINDOW, len(text))
-            if not self.suspect(text[start:end]):
-                continue
-            if regions and regions[-1][1] >= start:
-                regions[-1] = (regions[-1][0], end)
-            else:
-                regions.append((start, end))
-        return regions
 
     def _assignments(self, text: str, start: int, end: int) -> Iterator[Found]:
         """Find the values of `name=value`, `name: value` and `"name": "value"`."""
@@ -337,12 +348,14 @@ class Words:
                 continue
             is_quoted = len(bare) < len(left)
             found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] == "=")
-            if found is not None and words_of(text[slice(*found)]) not in (kind, words_of(name)):
+            if found is not None and (
+                found[1] - found[0] > _JUDGED or not _is_name(text[slice(*found)], kind, words_of(name))
+            ):
                 # else it is code, as in `password=password`
                 yield Found(kind, *found)
                 position = max(position, found[1])
 
-    def _named_otherwise(self, text: str, start: int, end: int) -> Iterator[Found]:
+    def _named_otherwise(self, text: str, start: int, end: int, *, is_cut: bool) -> Iterator[Found]:
         """Find the values of `--name value` and `<name>value</name>`."""
         for match in _FLAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
@@ -351,8 +364,10 @@ class Words:
                 yield Found(kind, *found)
         for match in _TAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
-            if kind:
-                yield Found(kind, match.start("value"), _whole(_TAG, text, match, end))
+            stop = _whole(_TAG, text, match, end) if kind else 0
+            is_closed = text.startswith(("</", "<\\/"), stop) or (is_cut and stop == len(text))
+            if kind and is_closed:  # else it stands for a value, as in `--token=<your-token>`
+                yield Found(kind, match.start("value"), stop)
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
@@ -374,7 +389,7 @@ def _names_pattern(keys: Iterable[str]) -> str:
     return f"(?i{ascii_only}:{one})" if endings else "[^\\s\\S]"
 
 
-_CUT = r"(?:\",\"length\":|\.\.\. \()"  # how a text that was cut ends, as capture writes it
+_CUT = r"(?:\",\"(?:length|tail)\":|\.\.\. \()"  # how a text that was cut ends, as capture writes it
 _SUSPECTS = [
     *[f"{shape.head}(?:{shape.body}{{{shape.least}}}|{shape.body}*{_CUT})" for shape in _SHAPES],
     *[pattern for _, pattern in _LATE_SHAPES],
@@ -393,12 +408,14 @@ _SHAPED = re.compile(
         + [f"(?P<l{n}>{pattern})" for n, (_, pattern) in enumerate(_LATE_SHAPES)]
     )
 )
-_RUN = re.compile(r"[A-Za-z0-9_.~+/=:?&%-]{12,}")
-_BOUNDARY = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z0-9?&;%])")
-_KEY_BLOCK = re.compile(_PRIVATE_KEY + r"[\s\S]*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)")
+_RUN = re.compile(r"[A-Za-z0-9_.~+/=:?&%\\-]{12,}")
+# Behind a backslash stand a letter, or u and four digits: a line's end, say, in JSON or a repr inside of text.
+_BOUNDARY = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4}))(?=[A-Za-z0-9?&;%])")
+_KEY_BEGINS = re.compile(_PRIVATE_KEY)
+_KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _URLS = re.compile(_URL)
 _CREDENTIALS = re.compile(
-    rf"(?<![A-Za-z0-9])(?P<scheme>{_SCHEMES})(?:\s|\\+[nt])+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
+    rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf]))(?P<scheme>{_SCHEMES})(?:\s|\\+[nt])+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
 )
 _TAIL = re.compile(
     "(?:"
@@ -415,20 +432,29 @@ _TAIL = re.compile(
     + r")\Z"
 )
 _TAIL_LENGTH = 400
+_CUT_INSIDE = re.compile(
+    r"\.\.\. \([0-9]{1,12} characters\)"
+)  # as `shorten` leaves it, in texts put together of others
 
 
 def _shaped(text: str, start: int, end: int) -> Iterator[Found]:
     for run in _RUN.finditer(text, start, end):
         yield from _shapes_in(text, run.start(), run.end())
-    if "PRIVATE KEY" in text:
-        for match in _KEY_BLOCK.finditer(text):
-            yield Found("private_key", match.start(), match.end())
     for match in _URLS.finditer(text, start, end):
-        yield Found("password", match.start("pass"), match.end("pass") - 1)
+        whole = _URLS.match(text, match.start()) or match  # it may go on behind *end*
+        yield Found("password", whole.start("pass"), whole.end("pass") - 1)
     for match in _CREDENTIALS.finditer(text, start, end):
         if _is_credential(match.group("scheme").lower(), match.group("value")):
             stop = _whole(_CREDENTIALS, text, match, end)
             yield Found(match.group("scheme").lower(), match.start("value"), stop)
+
+
+def _private_keys(text: str, is_late: Callable[[], bool]) -> Iterator[Found]:
+    begin = _KEY_BEGINS.search(text)
+    while begin is not None:
+        end = None if is_late() else _KEY_ENDS.search(text, begin.end())
+        yield Found("private_key", begin.start(), end.end() if end else len(text))
+        begin = _KEY_BEGINS.search(text, end.end()) if end else None
 
 
 def _shapes_in(text: str, start: int, end: int) -> Iterator[Found]:
@@ -463,10 +489,11 @@ def _is_credential(scheme: str, value: str) -> bool:
         return False
 
 
-def _at_the_end(text: str) -> Iterator[Found]:
-    match = _TAIL.search(text, max(0, len(text) - _TAIL_LENGTH))
+def _at_the_end(text: str, end: int) -> Iterator[Found]:
+    """Find what may be the beginning of a secret where *text* was cut."""
+    match = _TAIL.search(text, max(0, end - _TAIL_LENGTH), end)
     if match is not None:
-        yield Found("cut_secret", match.start(), len(text))
+        yield Found("cut_secret", match.start(), end)
 
 
 def _merged(found: list[Found]) -> list[Found]:
@@ -484,13 +511,14 @@ def _merged(found: list[Found]) -> list[Found]:
 # ---- values in text ----------------------------------------------------------------------------------------
 
 _QUOTE = re.compile(r"(\\{0,40})([\"'`])")
-_RUN_OF_QUOTES = re.compile(r"(\\*)([\"'`])")
 _BRACKET = re.compile(r"[][{}]")
 # An unquoted value ends at a space or quote, and where the next `name=` begins.
 _BARE = re.compile(r"(?:(?![&;,][ ]?[A-Za-z_][A-Za-z0-9_.-]{0,40}=)[^\s\"'`<>])+")
+_BARE_REST = re.compile(r"[^\s\"'`<>]+")
 _TO_LINE_END = re.compile(r"[^\r\n\"'`]+")
-_ESCAPED_LINE = re.compile(r"(?:(?!\\+[rn])[^\r\n\"'`])+")
+_ESCAPED_LINE = re.compile(r"(?:(?!\\{1,40}[rn])[^\r\n\"'`])+")
 _WHOLE_LINE = re.compile(r"[^\r\n]+")
+_REST = {_BARE: _BARE_REST, _ESCAPED_LINE: _TO_LINE_END}  # of what is very long
 _PARAMETERS = re.compile(r"(?i:digest|aws4-hmac-sha256)[ \t]")
 _SCHEME = re.compile(r"(?i:bearer|basic|token|digest|negotiate|apikey|bot|aws4-hmac-sha256)[ \t]")
 # What stands for a value: variables, templates, calls, and words of prose and schemas.
@@ -498,13 +526,17 @@ _PLACEHOLDER = re.compile(
     r"(?:\$\{?[A-Z_][A-Z0-9_]*\}?|\$\{.*|\{\{?[A-Za-z_. ]*\}?\}?|%\([a-z_]+\)s|%s|\*{3,}|x{4,}|\.{3}"
     r"|(?:os|process|self|config|settings|env|getpass|secrets|args|kwargs|options|request|req|ctx|st)[.([].*"
     r"|[A-Za-z_][A-Za-z0-9_.]*\(\)?"
+    # Calls, items and types in code; and what a reader is to replace.
+    r"|[A-Za-z_.]+\([A-Za-z0-9_.=*\[\]]*[,)]+|[A-Za-z_.]+\[[A-Za-z_]{0,20}\]"
+    r"|(?:optional|union|list|dict|tuple|set|sequence|annotated|literal|callable|secretstr)\[[A-Za-z_,. |\[\]]*"
+    r"|your[-_](?:[a-z]+[-_])*(?:key|token|secret|password|here)|await|lambda"
     r"|none|null|nil|true|false|undefined|str|string|int|bool|bytes|any|\[redacted)[,.;:)\]}]*\Z",
     re.IGNORECASE,
 )
 # What follows a name and a colon in prose.
 _PROSE = re.compile(
     r"(?:optional|required|is|was|are|the|a|an|must|may|can|to|of|or|and|for|in|not|no|missing|invalid|incorrect"
-    r"|wrong|expired|empty|unset|set|here|please|your|you|my|from|with|this|that|enter|use|see|if|-)[,.;:!?)]*\Z",
+    r"|wrong|expired|empty|unset|set|here|please|your|you|my|from|with|this|that|enter|use|see|if|at|get|as|on|by|it|its|will|should|each|only|used|needed|needs|-)[,.;:!?)]*\Z",
     re.IGNORECASE,
 )
 
@@ -518,35 +550,55 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     if quote is not None:
         stop = _quoted_end(text, quote.end(), len(quote.group(1)), quote.group(2))
         return (quote.end(), stop) if stop > quote.end() else None
+    if kind == "pwd" and text.startswith("/", start):  # the working directory
+        return None
     if text[start : start + 1] in ("{", "["):
         return (start, _bracket_end(text, start)) if is_sure else None
-    match = _bare(text, start, name, kind)
+    pattern = _pattern_of(text, start, name, kind)
+    match = pattern.match(text, start, start + _JUDGED)
     if match is None:
         return None
     value = match.group()
     last = kind.rpartition("_")[2]
     if _PLACEHOLDER.match(value) or (last in _STRICT and _is_number(value)):
         return None
-    if not is_sure and (_PROSE.match(value) or (last in _STRICT and not _looks_secret(value))):
+    if not is_sure and (_PROSE.match(value) or (last in _STRICT and not looks_secret(value))):
         return None
-    return start, match.end()
+    if match.end() < start + _JUDGED:
+        return start, match.end()
+    end = (pattern.match(text, start, start + _LONG) or match).end()
+    rest = _REST.get(pattern, pattern).match(text, end) if end >= start + _LONG else None
+    return start, rest.end() if rest else end
+
+
+_JUDGED = (
+    64  # characters by which a value is told from what stands for one: all of it each time would be quadratic
+)
+_LONG = 2_048  # characters of a value behind which its end is looked for in a simpler way, and rather later
+_MOST_SIGNS = 1_000  # quotes or brackets in a value; with more it goes to the end of the text
+_MOST_BACKSLASHES = 64  # before a quote
+
+
+def _is_name(value: str, kind: str, name: str) -> bool:
+    """Say whether *value* is what is called so in code: `password=password`, `password=user.password`."""
+    owner, dot, last = value.rstrip(",;)").rpartition(".")
+    return words_of(value) in (kind, name) or (
+        dot == "." and owner.replace("_", "").replace(".", "").isalpha() and words_of(last) in (kind, name)
+    )
 
 
 def _is_number(value: str) -> bool:
     return value.rstrip(".,;)}]").replace(".", "").isdigit()
 
 
-def _bare(text: str, start: int, name: str, kind: str) -> re.Match[str] | None:
-    """Match an unquoted value: to the end of the line for headers and variables, else one word."""
-    line = _ESCAPED_LINE if "\\" in text else _TO_LINE_END
-    if _PARAMETERS.match(text, start) and kind.endswith("authorization"):
-        return _WHOLE_LINE.match(text, start)
+def _pattern_of(text: str, start: int, name: str, kind: str) -> re.Pattern[str]:
+    """Return what matches an unquoted value: to the end of the line for headers and variables, else one word."""
+    line = _ESCAPED_LINE if "\\" in text[start : start + _LONG] else _TO_LINE_END
     if kind.endswith(("cookie", "authorization")):
-        if kind.endswith("cookie") or _SCHEME.match(text, start):
-            return line.match(text, start)
-    elif name == name.upper() and _begins_line(text, start):
-        return line.match(text, start)
-    return _BARE.match(text, start)
+        if _PARAMETERS.match(text, start) and kind.endswith("authorization"):
+            return _WHOLE_LINE
+        return line if kind.endswith("cookie") or _SCHEME.match(text, start) else _BARE
+    return line if name == name.upper() and _begins_line(text, start) else _BARE
 
 
 def _begins_line(text: str, start: int) -> bool:
@@ -555,7 +607,7 @@ def _begins_line(text: str, start: int) -> bool:
     return line.endswith("=") and (line.startswith("export ") or " " not in line)
 
 
-def _looks_secret(value: str) -> bool:
+def looks_secret(value: str) -> bool:
     """Tell a secret from a word, as the value after "token: "."""
     value = value.rstrip(".,;:!?)")
     has_letter = any(sign.isalpha() for sign in value)
@@ -569,16 +621,22 @@ def _quoted_end(text: str, start: int, backslashes: int, quote: str) -> int:
 
     A quote inside it has more of them: each level of JSON in strings doubles them and adds one.
     """
-    for match in _RUN_OF_QUOTES.finditer(text, start):
-        if match.group(2) == quote and len(match.group(1)) % (2 * (backslashes + 1)) == backslashes:
-            return match.end() - 1 - backslashes
+    position = text.find(quote, start)
+    for _ in range(_MOST_SIGNS):
+        if position < 0:
+            break
+        before = text[max(start, position - _MOST_BACKSLASHES) : position]
+        escapes = len(before) - len(before.rstrip("\\"))
+        if escapes < _MOST_BACKSLASHES and escapes % (2 * (backslashes + 1)) == backslashes:
+            return position - backslashes
+        position = text.find(quote, position + 1)
     return len(text)
 
 
 def _bracket_end(text: str, start: int) -> int:
     """Return where the bracket at *start* is closed; quotes are not looked at, so rather too late than too early."""
     depth = 0
-    for match in _BRACKET.finditer(text, start):
+    for match in islice(_BRACKET.finditer(text, start), _MOST_SIGNS):
         depth += 1 if match.group() in "[{" else -1
         if depth == 0:
             return match.end()

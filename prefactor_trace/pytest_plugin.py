@@ -40,7 +40,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Let the marker imply the fixture."""
     names = getattr(item, "fixturenames", None)  # None: no test function, such as a doctest of another plugin
     if names is not None and "traced" not in names and item.get_closest_marker("traced") is not None:
-        names.append("traced")
+        # A list of its own: the parameters of a function share theirs, and not all of them need have the marker.
+        item.fixturenames = [*names, "traced"]  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from prefactor_trace._capture import capture, capture_exception, capture_object
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
+from prefactor_trace._peek import shorten
 from prefactor_trace._record import SpanEnded, SpanStarted
 from prefactor_trace._schema import SpanType, by_name, declare, derived, is_about, of_block
 from prefactor_trace._stream import Stream
@@ -228,7 +229,7 @@ class SpanBlock(Block):
         super().__init__()
         self._about = about
         self._type = span_type
-        self._title = title
+        self._title = None if title is None else _known_title(title)
         self._payload = payload
         self._options = options
 
@@ -458,7 +459,7 @@ def span(
             a block.
         payload: What goes into the step. Default for a decorated function: its arguments by name, without `self`.
         parent: The span or run to hang the step under. Default: what is current.
-        title: What people read instead of the type's name.
+        title: What people read instead of the type's name; the first 1,000 characters.
         capture: Names of the arguments to record, "-name" for all but that; "all" or "none" of payload and result.
             For a block, entries of its `payload`. What the two below say counts more.
         capture_inputs: Whether the payload is recorded. Default: the setting of that name.
@@ -507,6 +508,19 @@ def _options(
         choice = choice_of([chosen] if isinstance(chosen, str) else chosen)
         inputs = True if inputs is None else inputs
     return _Options(parent, inputs, outputs, fold, choice)
+
+
+_LONGEST_TITLE = 1_000  # characters
+_ROOM_FOR_LENGTH = 40  # of them, for how long it was
+
+
+def _known_title(title: Any) -> str | None:
+    """Return *title* as records can have it: text without lone surrogates, of a bounded length."""
+    if not issubclass(builtins.type(title), str):
+        _guard.refused("take a title", "it is no text", "span(title=...) takes text; the type's is shown")
+        return None
+    known = shorten(title, _LONGEST_TITLE)
+    return known if len(known) <= _LONGEST_TITLE else shorten(title, _LONGEST_TITLE - _ROOM_FOR_LENGTH)
 
 
 def _known_parent(parent: Any) -> Any:

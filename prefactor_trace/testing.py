@@ -629,7 +629,7 @@ def _text_of(each: _Recorded, below: list[_Text]) -> _Text:
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _runs(records: list[Any], picture: _Picture) -> list[RecordedInstance]:

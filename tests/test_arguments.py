@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sqlite3
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NewType, Optional
 
 import orjson
@@ -158,6 +159,33 @@ class TestMarks:
             return key, own
 
         assert payload(step, "canary") == {"key": HIDDEN}
+
+    def test_partials_and_objects(self, spans):
+        """Marks count in whatever calls the function that has them."""
+
+        def step(a, key: Annotated[str, pt.Secret], image: Annotated[str, pt.Omit] = "i"):
+            return a, key, image
+
+        class Tool:
+            limit: int = 1
+
+            def __call__(self, key: Annotated[str, pt.Secret]) -> Annotated[str, pt.Secret]:
+                return key
+
+            def run(self, key: Annotated[str, pt.Secret]):
+                return key
+
+        class Made:
+            def __init__(self, key: Annotated[str, pt.Secret]):
+                self.key = key
+
+        assert payload(partial(step, 1), "canary") == {"key": HIDDEN}
+        assert payload(partial(partial(step, 1), key="canary")) == {"key": HIDDEN}
+        for each in (Tool(), partial(Tool()), Tool().run, partial(Tool().run), partial(Made)):
+            assert payload(each, "canary") == {"key": HIDDEN}
+        assert payload(partial(max), 1) in ({"args": [1]}, {})
+        ((given, result),) = spans(lambda: pt.span("tool")(Tool())("canary")).values()
+        assert (given, result) == ({"key": HIDDEN}, {"output": HIDDEN})
 
     def test_surplus_keywords(self):
         """A mark on `**more` counts for each of them."""

@@ -24,12 +24,15 @@ import zoneinfo
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from unittest import mock
 
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import within
 
 from prefactor_trace import _capture, _readers
 from prefactor_trace._capture import DEFAULT, Limits, capture, capture_exception, capture_object
+from prefactor_trace._peek import type_name
 from prefactor_trace._redact import Redactor
 
 OFF = Redactor(is_on=False)  # what looks like a secret among arbitrary values is for other tests
@@ -1318,3 +1321,72 @@ def test_huge_values_take_bounded_time(name):
     value = HUGE[name]()
     capture(b"")  # imports what it needs
     assert fastest(lambda: capture(value), 5) < 5 * 2e-3
+
+
+def test_types_without_a_module():
+    """A type that was made where no module has a name costs neither its value nor the neighbours."""
+    made: dict[str, Any] = {}
+    exec('List = type("List", (list,), {}); Error = type("Error", (Exception,), {})', made)
+    turning = made["List"]([1])
+    turning.append(turning)
+    assert json.loads(capture([turning, made["List"], "neighbour"])) == [
+        [1, {"$cycle": "List"}],
+        {"$type": "type", "name": "List"},
+        "neighbour",
+    ]
+    assert json.loads(capture_exception(made["Error"]("text")))["error_type"] == "Error"
+
+
+def test_keys_of_strange_types_in_an_instance():
+    """What the dict of an instance is asked for by name never meets the `__eq__` of a key."""
+    asked = []
+
+    class Key(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            asked.append(other)
+            return False
+
+    @dataclasses.dataclass
+    class Data:
+        name: int
+
+    value = Data(1)
+    value.__dict__ = {Key("name"): 2, "name": 3}
+    asked.clear()
+    assert json.loads(capture([value])) == [{"name": 3}]
+    assert asked == []
+
+
+def test_values_that_are_slow_to_read():
+    """No value makes its reader take long before there is anything to cut."""
+
+    class Extra(pydantic.BaseModel):
+        model_config = {"extra": "allow"}
+
+    class Root(pydantic.RootModel[Any]):
+        pass
+
+    turning = Root(1)
+    turning.root = turning
+    slow = [
+        {"a" * 300_000 + str(n) for n in range(900)},
+        {(1 << 300_000) + n for n in range(900)},
+        Extra.model_construct(**{f"k{n}": n for n in range(300_000)}),
+        [turning, 1],
+        ValueError(*[[{"a" * 3_000 + str(n) for n in range(1_000)}]] * 16),
+    ]
+    for value in slow:
+        assert min(seconds_for(value) for _ in range(3)) < within(0.01)
+    assert json.loads(capture([turning, 1])) == [{"$cycle": type_name(Root)}, 1]
+    cut = json.loads(capture(slow[2]))
+    assert (cut["k0"], cut["$truncated"]) == (0, {"length": 300_000})
+    assert json.loads(capture(Root(Root([1])))) == [1]
+
+
+def seconds_for(value):
+    start = time.thread_time()
+    (capture_exception if isinstance(value, BaseException) else capture)(value)
+    return time.thread_time() - start

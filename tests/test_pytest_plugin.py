@@ -255,3 +255,18 @@ def test_is_light():
     program = "import sys, pytest, prefactor_trace.testing; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert not {"httpx", "pydantic", "anyio", "sqlite3", "asyncio"} & set(done.stdout.split())
+
+
+def test_the_marker_on_one_parameter(quick):
+    """A marker on one parameter of a function is not that of the others."""
+    quick.makepyfile("""
+        import pytest
+        from prefactor_trace import _api
+
+        MARKED = pytest.param(2, marks=pytest.mark.traced(predictable=True))
+
+        @pytest.mark.parametrize("number", [1, MARKED, 3])
+        def test_it(number, request):
+            assert ("traced" in request.fixturenames) == (number == 2) == (_api.indoors is not None)
+    """)
+    quick.runpytest_subprocess().assert_outcomes(passed=3)

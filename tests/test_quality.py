@@ -115,6 +115,18 @@ class TestRecording:
             ]
             assert recorded.ledger.notes == {}
 
+    def test_judged_before_secrets_are_taken_out(self):
+        """What fits is recorded, without its secrets: a marker in the place of one is no reason to refuse it."""
+        keys = pt.QualityType(
+            "keys", schema={"type": "object", "properties": {"api_key": {"type": "string", "maxLength": 9}}}
+        )
+        with recording(schema=pt.Schema(quality=(keys,))) as recorded, pt.instance() as run:
+            run.record_quality("keys", {"api_key": "q1w2e3"})
+            run.record_quality("keys", {"api_key": 5})
+        ((_, payload),) = rated(recorded)
+        assert payload["api_key"]["$redacted"] == "api_key"
+        assert "q1w2e3" not in str(payload)
+
     def test_long_texts(self):
         """A text longer than other recorded texts may be is kept whole: cut, it would not fit its schema."""
         with recording(schema=SCHEMA, max_output_length=10) as recorded:

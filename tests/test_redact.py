@@ -11,6 +11,7 @@ import orjson
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from patience import within
 
 import prefactor_trace as pt
 from prefactor_trace import _guard, _redact
@@ -101,6 +102,11 @@ PROSE = [
     "if (password == null) return; token=token; self.password = password",
     "The session: it begins at nine. Cookies are baked.",
     "import sklearn; from hf_hub import x; SKU 12345, SG.com, AIzawa, sk-learn",
+    "token = tokenizer.decode(ids); secret = hmac.new(key, msg); session = Session(engine); token = tokens[i]",
+    "def f(password: Optional[str] = None, token: Token, secret: list[str] = ()): self.password=user.password",
+    "password: at least 8 characters; API key: get one at https://x.example; Secret: keep your promises",
+    "API_KEY=your-api-key-here\nand --token=<your-token>; token = await client.get_token(scope)",
+    "PWD=/home/user OLDPWD=/x; pass: yes, pass=3",
     "commit 3f786850e387550fdab836ed7e6dc881de23001b uuid 123e4567-e89b-12d3-a456-426614174000",
 ]
 
@@ -158,6 +164,62 @@ class TestNames:
         assert orjson.loads(capture({"password": "a", "ssn": "b"}, only))["password"] == "a"
         assert b'"b"' not in capture({"password": "a", "ssn": "b"}, only)
 
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"token": {"id": 5, "text": " the", "logprob": -0.1}},
+            {"event": "token", "token": "the"},
+            {"token": "Hello", "prob": 0.5},
+            {"pass": "yes"},
+            {"pwd": "/home/user"},
+            {"required": ["password", "username"]},
+            {"token": {"anyOf": [{"type": "string"}, {"type": "null"}], "title": "Token"}},
+            {"password": {"type": ["string", "null"], "enum": ["a"], "description": "yours"}},
+            {"secret": {"$ref": "#/$defs/Secret"}},
+            {
+                "credentials": {
+                    "type": "object",
+                    "properties": {"user": {"type": "string"}},
+                    "required": ["user"],
+                }
+            },
+        ],
+        ids=str,
+    )
+    def test_what_is_no_secret_under_such_a_name(self, value):
+        """Pieces of text, outcomes, places and schemas stay as they are."""
+        assert orjson.loads(recorded([value]))["value"] == [value]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"password": {"type": "canary"}},
+            {"password": {"type": "string", "title": {"x": "canary"}}},
+            {"password": {"type": "string", "default": "canary"}},
+            {"password": {"anyOf": [{"type": "string", "const": "canary"}]}},
+            {"password": {"type": "string", "value": "canary"}},
+            {
+                "credentials": {
+                    "type": "string",
+                    "description": f"canary sk-{MIXED}"[7:],
+                    "examples": ["canary"],
+                }
+            },
+            {"env": [{"Name": "DB_PASSWORD", "Value": "canary"}]},
+            {"env": [{"Field": "password", "value": "canary"}]},
+            {"event": "token", "token": "c4nary-canary"},
+            [["Authorization", "canary"], ["x", "y"]],
+            ["Authorization", "canary-1"],
+            *({name: "canary"} for name in ("SecretString", "OPENAI_KEY", "AZURE_OPENAI_KEY", "OpenAIKey")),
+        ],
+        ids=str,
+    )
+    def test_what_only_looks_harmless(self, value):
+        """A schema with more in it than a schema has is none, and names beside values come in any case."""
+        kept = recorded([value])
+        assert b"canary" not in kept
+        assert MIXED.encode() not in kept
+
     def test_switched_off(self):
         """Without redaction all is recorded as it is."""
         value = {"password": f"sk-{MIXED}"}
@@ -175,6 +237,9 @@ class TestText:
             f"a={secret}&b",
             {secret: 1},
             json.dumps({"x": secret}),
+            json.dumps({"x": f"first\n{secret}"}),
+            json.dumps(json.dumps({"x": f"first\t{secret}"})),
+            f"a\0{secret}",
         ):
             kept = recorded(value)
             assert secret.encode() not in kept
@@ -240,7 +305,13 @@ class TestCut:
 
     @pytest.mark.parametrize(
         "text",
-        ["password=q1-q1-q1", '{"api_key": "q1-q1-q1', "https://u:q1-q1-q1@host", "Bearer q1-q1-q1-q1-q1-q1"],
+        [
+            "password=q1-q1-q1",
+            '{"api_key": "q1-q1-q1',
+            "https://u:q1-q1-q1@host",
+            "Bearer q1-q1-q1-q1-q1-q1",
+            "<password>q1-q1-q1",
+        ],
     )
     def test_values_that_were_cut(self, text):
         """Nor does the value of a name, the password of a URL, or a credential."""
@@ -255,6 +326,23 @@ class TestCut:
             text = "x " * 400 + "password: " + secret + " " + "y " * 50
             kept = capture([text], Limits(max_string=4 * (100 + place))).decode()
             assert needle not in kept
+
+    @pytest.mark.parametrize("secret", [each for each in SHAPES.values() if each != KEY])
+    def test_both_ends_of_a_cut_text_are_searched(self, secret):
+        """What is cut of a long text is searched in its beginning, up to the cut, and in its end."""
+        for kept_of_it in (8, 12, 20):
+            head = "x " * 3_750
+            text = head[: 7_500 - kept_of_it] + f" {secret} " + "y " * 5_000 + "\npassword: canary z\n"
+            kept = capture([text])
+            assert b'"tail"' in kept
+            assert secret[-12:].encode() not in kept
+            assert b"canary" not in kept
+        assert secret.encode() not in capture(["x " * 10_000 + f"{'y ' * 50} {secret} end"])
+
+    def test_a_dict_that_looks_like_a_cut_text(self):
+        """A dict of the user's that has the marker's entries is searched like any other."""
+        for more in ({"password": "canary"}, {"tail": {"password": "canary"}}, {"tail": "password=canary"}):
+            assert b"canary" not in capture({"r": [{"$truncated": "a", "length": 3, **more}]})
 
     def test_a_key_of_a_dict_that_was_cut(self):
         """Nor does a key."""
@@ -274,6 +362,20 @@ class TestErrors:
         assert MIXED.encode() not in kept
         assert b"canary" not in kept
         assert set(orjson.loads(kept)) == {"error_type", "message", "stacktrace"}
+
+    @pytest.mark.parametrize("more", [(), (42,), ("x",)])
+    def test_a_secret_where_a_part_of_the_text_was_cut(self, more):
+        """No beginning of a secret is left where an argument, a cause or a member's line was cut."""
+        for secret in ("postgres://admin:S3cretPassw0rd@db/x", f"sk-ant-api03-S3cret{MIXED}"):
+            for at in (300, 1_000):
+                for end in range(secret.index("S3cret") + 3, len(secret), 4):
+                    text = "x " * 600
+                    text = f"{text[: at - end]}{secret} and more, {text}"
+                    error = RuntimeError("outer")
+                    error.__cause__ = ValueError(text, *more)
+                    for each in (error, ValueError(text, *more), FileNotFoundError(2, text, text)):
+                        assert b"S3c" not in capture_exception(each)
+                        assert b"S3c" not in capture([each])
 
     def test_long_messages(self):
         """Also where the message or its line in the stack text is cut."""
@@ -352,6 +454,7 @@ class TestCost:
         [
             "sk-", "eyJ", "-eyJabc.", "://a:", "=", "password=", 'password="\\', "\\", "bearer ", ",a", "AKIA-", "password={",
             "-----BEGIN PRIVATE KEY", "12345678:", "key='", "[", '"', "a.", "xoxb-1", "token: ", "Basic QUJD", "cookie: a;", "@",
+            "password=os.a", "token=1.", "pwd=a&", "password=none;", "://a:b@", "<password>", '"password": "password" ',
         ],
     )  # fmt: skip
     def test_time_per_byte_is_flat(self, piece):
@@ -363,6 +466,27 @@ class TestCost:
 
         words = Words()
         assert seconds(32_000) < 16 * 4 * seconds(2_000)
+
+    @pytest.mark.parametrize("before", ["", "password='", 'password="', "API_KEY=", "-----BEGIN PRIVATE KEY"])
+    @pytest.mark.parametrize(
+        "piece", ["password=os.a", "pwd=a&", "token=1.", "\\", '"', "[", "x", "x=", "://:", "a."]
+    )
+    def test_time_for_one_long_text_is_bounded(self, before, piece):
+        """One text of any length takes no longer than the time there is for a value, and little more."""
+        text = (before + piece * 200_000)[:200_000]
+        ours = Limits(max_string=250_000, redact=Redactor())
+        assert min(timed(capture, text, ours) for _ in range(3)) < within(0.02)
+
+    def test_what_there_was_no_time_for_is_left_out(self):
+        """The end of a text that the time was not enough for is not recorded."""
+        kept = capture("password=os.a " * 15_000 + " canary", Limits(max_string=250_000))
+        assert b"canary" not in kept
+        assert b"[redacted:unsearched:" in kept
+
+    def test_a_value_that_ends_in_its_name(self):
+        """A long value is no name, however it ends."""
+        text = "password=x" * 900 + "-" * 112 + "password"
+        assert b"xpassword" not in capture(text)
 
     def test_time_for_one_value_is_bounded(self):
         """Where all of a large value is suspect, what there is no time for is left out, unseen."""

@@ -46,6 +46,34 @@ class TestBlock:
         )
         assert span.finished_at > span.started_at
 
+    @pytest.mark.parametrize(
+        ("title", "name"),
+        [
+            ("é" * 1_000, "é" * 1_000),
+            ("x" * 5_000_000, "x" * 960 + "... (5000000 characters)"),
+            ("\ud800 x\0", "\\ud800 x\\u0000"),
+            (type("Own", (str,), {"__str__": None, "__len__": None, "__eq__": None})("own"), "own"),
+            (5, "step"),
+            (["a"], "step"),
+        ],
+        ids=["long", "longer", "surrogate", "own", "number", "list"],
+    )
+    def test_titles(self, recorded, title, name, caplog):
+        """Any title leaves the span recorded, with text of a bounded length; what is no text is left out."""
+        for _ in range(2):
+            with pt.span("step", title=title):
+                pass
+        assert [span.name for span in recorded.spans] == [name, name]
+        assert recorded.tree().count("\n") == 1  # testing can show it
+        assert len(caplog.records) <= 1
+
+    def test_a_secret_in_a_title(self, recorded):
+        """A secret in a title is taken out, wherever it stands and even where the title was cut."""
+        for before in ("", "\ud800", "\0", "x " * 475):
+            with pt.span("step", title=f"{before}sk-ant-api03-Ab3dE5fG7hI9jK1lM2nO4" + " x" * 500):
+                pass
+        assert not [span for span in recorded.spans if "Ab3" in span.name]
+
     @pytest.mark.parametrize("backend", ["asyncio", "trio"])
     def test_async_with(self, recorded, backend):
         """The same, asynchronously."""

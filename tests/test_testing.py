@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefactor_trace as pt
-from prefactor_trace import _api, _context, _ids, _tracer
+from prefactor_trace import _api, _context, _ids, _tracer, testing
 from prefactor_trace.exporters import FileExporter
 from prefactor_trace.server import LocalPlatform
 from prefactor_trace.testing import RecordedSpan, recording
@@ -566,3 +566,8 @@ class TestNothingLeaves:
             for _ in range(100):
                 search("x" * 1_000)
         assert (len(recorded.spans), recorded.ledger.dropped) == (100, {})
+
+
+def test_order_of_what_is_no_text():
+    """What spans are sorted by takes lone surrogates as well."""
+    assert testing._digest("\ud800") != testing._digest("\ud801")
