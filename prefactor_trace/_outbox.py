@@ -173,6 +173,10 @@ class Outbox:
 
     # -- in ------------------------------------------------------------------------------------------------
 
+    def holds(self, span_id: str) -> bool:
+        """Whether a span has begun in here, and not ended."""
+        return span_id in self._open or span_id in self._announced
+
     def put_back(self, fact: Fact, now: float) -> None:
         """Take a fact that was recorded before and kept elsewhere: also after `close`."""
         closing, self._closing = self._closing, False
@@ -550,12 +554,15 @@ class Outbox:
 
         Returns their ids, and those of runs that are unknown as a whole.
         """
-        # Who takes anything of a run knows the run; but it may not have known it yet when it was sent the one before.
-        known = self._known.copy() if outcome.unknown else self._known
-        self._known.update(record.instance_id for record in sent if record.key in outcome.delivered)
+        # Who takes anything of a run knows the run.
+        taken = [record for record in sent if record.key in outcome.delivered]
         early: set[str] = set()
         if not outcome.unknown:
+            self._known.update(each.instance_id for each in taken)
             return early
+        # A run that somebody else registers may have become known in the middle of the batch.
+        known = self._known | {each.instance_id for each in taken if type(each) is InstanceRegistered}
+        self._known.update(each.instance_id for each in taken)
         tries_before = {name: tries for name, (_, tries) in self._held.items()}
         for record in sent:
             if record.key not in outcome.unknown or not isinstance(record, (SpanRecord, QualityRecorded)):

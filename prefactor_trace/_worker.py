@@ -217,7 +217,11 @@ class Worker:
         while inbox:
             fact, home = inbox.popleft()
             has_room = self._stop_at is None and outbox.size < room
-            if home is None or admit(fact, home, has_room=has_room):
+            if (
+                home is None
+                or admit(fact, home, has_room=has_room)
+                or (type(fact) is SpanEnded and outbox.holds(fact.id))
+            ):
                 outbox.put(fact, now)
             elif type(fact) is InstanceFinished:
                 outbox.leave(fact.instance_id)

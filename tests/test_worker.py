@@ -1044,6 +1044,21 @@ class TestDisk:
         assert ends[-1:] == ["complete"]
         assert set(keys_of(*facts)) <= set(site.stored)
 
+    def test_a_beginning_that_could_not_be_written(self, keep, site, folder):
+        """A span of which only the end is on disk is delivered from memory, and leaves nothing behind."""
+        worker = keep()
+        put_all(worker, run_of("run", spans=0)[:-1])
+        write, worker._write = worker._write, lambda fact: None
+        worker.put(SpanStarted("span", "run", None, "t", "span", 1, b"{}", True))
+        worker._write = write
+        worker.put(SpanEnded("span", "complete", 2))
+        worker.put(InstanceFinished("run", 9, "complete"))
+
+        assert worker.flush(5)[:4] == (4, 4, {}, 0)
+        worker.shutdown(5)
+        assert site.stored == ["run-register", "run-start", "span", "run-finish"]
+        assert list(folder.glob("*.seg")) == []
+
     def test_a_file_that_cannot_be_read_just_now(self, keep, site, monkeypatch):
         """If a file cannot be opened for a moment, what is in it is not given up."""
         worker = keep(segment_bytes=5_000)
