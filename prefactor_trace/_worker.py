@@ -220,6 +220,7 @@ class Worker:
             if (
                 home is None
                 or admit(fact, home, has_room=has_room)
+                # Only its beginning could not be written.
                 or (type(fact) is SpanEnded and outbox.holds(fact.id))
             ):
                 outbox.put(fact, now)
