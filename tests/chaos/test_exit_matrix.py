@@ -202,10 +202,7 @@ def test_nothing_pending(trial, oracle, ending):
 
 
 def test_a_daemon_thread_that_goes_on(trial, oracle):
-    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered.
-
-    The one run that it was in as we closed counts as interrupted, though the thread may have come to its end of it since.
-    """
+    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered."""
     text = (
         "def work():\n"
         "    while True:\n"
@@ -220,6 +217,4 @@ def test_a_daemon_thread_that_goes_on(trial, oracle):
     assert program.ended == (9, "the last words\n", "")
     assert program.seconds < within(2.6)
     found = trial.faults(oracle) + ledger_faults(ledger)
-    interrupted = [each for each in found if each.endswith("was finished, and is failed")]
-    assert len(interrupted) <= 1, "\n".join(found)
-    assert found == interrupted, "\n".join(found)
+    assert not found, "\n".join(found)

@@ -95,7 +95,7 @@ def test_a_fresh_run_after_an_outage(trial, proxy, oracle):
     ledger = trial.adopt()
     found = trial.faults(oracle) + ledger_faults(ledger)
     assert not found, "\n".join([*found, subject.errors])
-    assert seconds < within(30)  # a probe every 30 s at most
+    assert seconds < within(10)
 
 
 def test_the_end_of_the_program_in_an_outage(trial, proxy, oracle):
