@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 from chaos.oracle import drip, never, ok, status
 from chaos.trial import HERE, ledger_faults
+from patience import within
 
 PRELUDE = """
 import atexit, logging, multiprocessing, os, signal, sys, threading, time
@@ -181,7 +182,7 @@ def test_ending(trial, proxy, oracle, ending, server):
     ledger = trial.adopt()
 
     assert program.ended == twin.ended
-    assert program.seconds - twin.seconds < 2.6  # 2.3, and what a loaded machine adds
+    assert program.seconds - twin.seconds < within(2.6)  # 2.3, and what a loaded machine adds
     found = trial.faults(oracle) + ledger_faults(ledger)
     assert not found, "\n".join(found)
     assert len(oracle.spans) >= 3
@@ -197,7 +198,7 @@ def test_nothing_pending(trial, oracle, ending):
         program, twin = Program(trial, text), Program(trial, text, PREFACTOR_DISABLED="1")
         assert program.ended == twin.ended
         added.append(program.seconds - twin.seconds)
-    assert min(added) < 0.15, added  # whatever else the machine is doing
+    assert min(added) < within(0.15), added  # whatever else the machine is doing
 
 
 def test_a_daemon_thread_that_goes_on(trial, oracle):
@@ -214,6 +215,6 @@ def test_a_daemon_thread_that_goes_on(trial, oracle):
     ledger = trial.adopt()
 
     assert program.ended == (9, "the last words\n", "")
-    assert program.seconds < 2.6
+    assert program.seconds < within(2.6)
     found = trial.faults(oracle) + ledger_faults(ledger)
     assert not found, "\n".join(found)
