@@ -201,12 +201,24 @@ def test_nothing_pending(trial, oracle, ending):
     assert min(added) < within(0.15), added  # whatever else the machine is doing
 
 
-def test_a_daemon_thread_that_goes_on(trial, oracle):
-    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered."""
+@pytest.mark.parametrize(
+    "pause", ["time.sleep(0.001); run(1)", "long_run()"], ids=["short runs", "long runs"]
+)
+def test_a_daemon_thread_that_goes_on(trial, oracle, pause):
+    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered.
+
+    Also the end of a run that it was in just then: nobody may call it interrupted who cannot know.
+    """
     text = (
+        "def long_run():\n"
+        "    block, name = subjects.run_block()\n"
+        "    with block:\n"
+        "        say(f'R {name}')\n"
+        "        subjects.record(); time.sleep(0.01); subjects.record()\n"
+        "    say(f'F {name}')\n"
         "def work():\n"
         "    while True:\n"
-        "        run(1); time.sleep(0.001)\n"
+        f"        {pause}\n"
         "threading.Thread(target=work, daemon=True).start()\n"
         "time.sleep(0.3); last(); sys.exit(9)"
     )
