@@ -26,6 +26,9 @@ class Scope:
 
     __slots__ = ()
 
+    call: Any = None
+    """The innermost call of another library that this is part of; see `integrations`."""
+
     def stream(self) -> Callable[[object], None]:
         """Begin to take the items of a generator; return what is told each as it is yielded."""
         return let_pass

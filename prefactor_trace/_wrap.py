@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Open: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Scope | None]
 
-__all__ = ["Open", "opener_of", "wrap"]
+__all__ = ["Open", "async_generator", "generator", "opener_of", "wrap"]
 
 
 def wrap(function: Any, open_scope: Open) -> Any:
@@ -40,15 +40,15 @@ def wrap(function: Any, open_scope: Open) -> Any:
     the arguments; None records nothing.
     """
     if _is(inspect.isasyncgenfunction, function):
-        return _async_generator(function, open_scope)
+        return async_generator(function, open_scope)
     if _is(inspect.iscoroutinefunction, function):
         return _coroutine(function, open_scope)
     if _is(inspect.isgeneratorfunction, function):
         code = getattr(function, "__code__", None)
         if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
             # What it yields is for the event loop, not for a consumer.
-            return types.coroutine(_generator(function, open_scope, has_items=False))
-        return _generator(function, open_scope, has_items=True)
+            return types.coroutine(generator(function, open_scope, has_items=False))
+        return generator(function, open_scope, has_items=True)
     return _function(function, open_scope)
 
 
@@ -113,7 +113,7 @@ def _coroutine(function: Callable[..., Any], open_scope: Open, ours: Any = _cont
     return adopt(wrapper, function)
 
 
-def _generator(
+def generator(
     function: Callable[..., Any], open_scope: Open, *, has_items: bool, ours: Any = _context
 ) -> Any:
     @functools.wraps(function)
@@ -156,7 +156,7 @@ def _generator(
     return adopt(wrapper, function)
 
 
-def _async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:  # noqa: PLR0915 - its flow is one
+def async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:  # noqa: PLR0915 - its flow is one
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:  # noqa: PLR0915
         # There is no `yield from` here, so an unrecorded call takes the same way with a scope that does nothing.

@@ -58,6 +58,7 @@ class Instance(Scope):
         "_status",
         "_tracer",
         "_wire_id",
+        "call",
         "captures_inputs",
         "captures_outputs",
         "clock",
@@ -77,6 +78,7 @@ class Instance(Scope):
     def __init__(self, tracer: TracerCore, id_: str, *, recording: bool) -> None:
         self._tracer = tracer
         self.own_id = id_
+        self.call = getattr(current.get(), "call", None)
         # What every span needs stands here, one attribute away.
         self.put = tracer.put
         self.new_id = tracer.new_id

@@ -392,6 +392,8 @@ def _opener(
             else:
                 opened.keeps_payload = False
             opened.instance = instance
+            if outer.call is not None:
+                opened.call = outer.call
             opened.own_id = own_id = instance.new_id()
             if owns_instance:
                 opened.owns_instance = True

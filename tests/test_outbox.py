@@ -198,6 +198,18 @@ class TestAnnouncing:
         assert deliver(outbox, 2.0) == ["quiet-end"]
         assert outbox.size == 0
 
+    def test_a_quiet_span_is_open_for_other_processes(self):
+        """It is held, no stranger to its children, and shown as soon as another process hangs its own from it."""
+        outbox = Outbox(Limits(live_after=5.0))
+        put(outbox, registered(), started("quiet")._replace(quiet=True), started("child", "quiet"))
+        deliver(outbox, 1.0)
+        outbox.show("quiet")
+
+        assert outbox.holds("quiet")
+        assert not outbox._strangers
+        assert deliver(outbox, 1.0) == ["quiet-open"]
+        assert outbox.holds("quiet")
+
     @pytest.mark.parametrize("end", ["refused", "buried", "abandoned", "closed"])
     def test_a_quiet_span_is_accounted_for(self, end):
         """However an open span is given up, nothing of it stays."""

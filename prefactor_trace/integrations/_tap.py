@@ -21,22 +21,21 @@ Whatever fails in here fails for the record only. After several failures in a ro
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
 import inspect
 import logging
 import time
+import types
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from prefactor_trace import _guard
+from prefactor_trace import _context, _guard, _wrap
 from prefactor_trace._context import NO_RESULT, current, leave
 from prefactor_trace.integrations import _price
 from prefactor_trace.integrations._answer import Answer
 from prefactor_trace.spans import Span, open_quietly
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import Callable, Mapping
 
     from prefactor_trace._schema import SpanType
 
@@ -152,9 +151,6 @@ class Switch:
         self._failures = 0
 
 
-_innermost: contextvars.ContextVar[Call | None] = contextvars.ContextVar("prefactor_trace_call", default=None)
-
-
 class Call:
     """One call on its way: its span, and what reads what comes back. None of the methods raises.
 
@@ -163,8 +159,8 @@ class Call:
     """
 
     def __init__(self, scope: Any, asked: Asked, switch: Switch, tap: Tap | None) -> None:
-        self._scope = scope
-        self._reader = asked.reader
+        self.scope = scope
+        self._reader: Any = asked.reader
         self._is_partial = asked.is_partial
         self._switch = switch
         self._tap = tap
@@ -186,19 +182,17 @@ class Call:
         """Whether the SDK is at work: what ends meanwhile is not the end the user sees."""
         self.is_outer = False
         """Whether there is a call inside it: then the tokens are that one's."""
-        outer = _innermost.get()
-        if outer is not None:
-            outer.is_outer = True
+        if scope.call is not None:
+            scope.call.is_outer = True
+        scope.call = self  # and so of all that is opened inside
 
     def enter(self) -> Any:
         """Make the call current; return what `leave` takes."""
-        return current.set(self._scope), _innermost.set(self)
+        return current.set(self.scope)
 
     def leave(self, tokens: Any) -> None:
         """Make current again what was so before."""
-        leave(tokens[0], self._scope)
-        with contextlib.suppress(ValueError):  # left in another context than it was entered in
-            _innermost.reset(tokens[1])
+        leave(tokens, self.scope)
 
     def note(self, metadata: Mapping[str, Any]) -> None:
         """Keep *metadata* for the span."""
@@ -206,33 +200,46 @@ class Call:
 
     def whole(self, value: Any) -> None:
         """Take an answer that came in one piece."""
-        self._guarded(self._reader.whole, value)
+        reader = self._reader
+        if reader is not None:  # it is not over
+            self._guarded(lambda: reader.whole(value))
 
     def add(self, event: Any) -> None:
         """Take the next piece of an answer."""
+        reader = self._reader
+        if reader is None:  # it is over
+            return
         self._items += 1
         try:
-            self._reader.add(event)
+            reader.add(event)
         except Exception:
             self.failed_to_read("an answer")
-        if self.is_timed and self._first_token is None and self._reader.has_token:
+        if self.is_timed and self._first_token is None and reader.has_token:
             self._first_token = time.perf_counter_ns()
+
+    def stream(self) -> Callable[[object], None]:
+        """Return what takes each piece of a generator."""
+        return self.add
+
+    def returned(self, _value: object) -> None:
+        """End: a generator has come to its own end."""
+        self.ended()
 
     def ended(self, *, is_whole: bool = True) -> None:
         """End: the answer is here. *is_whole*: and it was read to its end."""
-        self._end(lambda: self._scope.returned(NO_RESULT), is_whole=is_whole)
+        self._end(lambda: self.scope.returned(NO_RESULT), is_whole=is_whole)
 
     def raised(self, error: BaseException) -> None:
         """End by *error*."""
         if self._tap is not None and self._tap.failed is not None and isinstance(error, Exception):
             self.note(self._guarded(self._tap.failed, error) or {})
-        self._end(lambda: self._scope.raised(error))
+        self._end(lambda: self.scope.raised(error))
 
-    def abandoned(self) -> None:
+    def abandoned(self, _items: int = 0) -> None:
         """End because nobody wants the rest of the answer."""
         items = self._items if self.items_given is None else self.items_given
         self.note({"items": items})
-        self._end(lambda: self._scope.abandoned(items), is_whole=False)
+        self._end(lambda: self.scope.abandoned(items), is_whole=False)
 
     # -- what comes back -----------------------------------------------------------------------------------
 
@@ -244,9 +251,9 @@ class Call:
         """Watch the response that the call has had; of several, the last one counts."""
         response = heard.response
         self.note(heard.metadata)
-        if self._is_partial and type(self._scope) is Span:
+        if self._is_partial and type(self.scope) is Span:
             self._is_partial = False
-            self._scope.set_payload(heard.inputs())
+            self.scope.set_payload(heard.inputs())
         answer = self._answer = Answer(self)
         self._response = response
         self._is_read = response.is_closed
@@ -271,9 +278,9 @@ class Call:
             self._settle_answer(self._answer, value)
             return value
         if inspect.isgenerator(value):
-            return _generator(value, self)
+            return _passed(_passing, value, self)
         if inspect.isasyncgen(value):
-            return _async_generator(value, self)
+            return _passed(_passing_async, value, self)
         self.whole(value)
         self.ended()
         return value
@@ -330,15 +337,17 @@ class Call:
             return
         self._is_over = True
         try:
-            if type(self._scope) is Span and self._scope.instance is not None:
+            if type(self.scope) is Span and self.scope.instance is not None:
                 if self._answer is not None:
                     self._answer.close()
-                self._tell(self._scope, self._reply(), is_whole=is_whole)
+                self._tell(self.scope, self._reply(), is_whole=is_whole)
         except Exception:
             self.failed_to_read("an answer")
         if not self.has_failed:
             self._switch.succeeded()
         end()
+        # Contexts live long: those of a kept connection, say. What was answered must not.
+        self._reader = self._answer = None
 
     def _tell(self, span: Span, reply: Reply, *, is_whole: bool) -> None:
         metadata = {**self._metadata, **reply.metadata}
@@ -360,7 +369,8 @@ class Call:
             span.fail(trouble)
 
     def _reply(self) -> Reply:
-        return self._guarded(self._reader.reply) or Reply(is_whole=False)
+        reader = self._reader
+        return (self._guarded(reader.reply) if reader is not None else None) or Reply(is_whole=False)
 
     def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -470,7 +480,8 @@ async def _awaited(coroutine: Any, call: Call) -> Any:
 def _hearing(function: Callable[..., Any], hears: Any, switch: Switch) -> Any:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = _innermost.get()
+        scope = current.get()
+        call = None if scope is None else scope.call
         if call is not None and call.hears(switch):
             try:
                 heard = hears(args, kwargs)
@@ -651,60 +662,31 @@ def _unpacker(response: Any) -> Callable[[bytes], bytes]:
     return unpack
 
 
-def _generator(inner: Generator[Any, Any, Any], call: Call) -> Generator[Any, Any, Any]:
-    """Pass through everything that *inner* gives and is given."""
-    value: Any = None
-    step = inner.send
-    tokens: Any = None
-    try:
-        while True:
-            tokens = call.enter()
-            try:
-                item = step(value)
-            finally:
-                call.leave(tokens)
-            call.add(item)
-            try:
-                step, value = inner.send, (yield item)
-            except GeneratorExit:
-                inner.close()
-                call.abandoned()
-                raise
-            except BaseException as error:
-                step, value = inner.throw, error
-    except StopIteration as stop:
-        call.ended()
-        return stop.value
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        call.raised(error)
-        raise
+def _given(inner: Any, _call: Call) -> Any:
+    return inner
 
 
-async def _async_generator(inner: AsyncGenerator[Any, Any], call: Call) -> AsyncGenerator[Any, Any]:
-    """Pass through everything that *inner* gives and is given."""
-    step = inner.__anext__()
-    try:
-        while True:
-            tokens = call.enter()
-            try:
-                item = await step
-            finally:
-                call.leave(tokens)
-            call.add(item)
-            try:
-                step = inner.asend((yield item))
-            except GeneratorExit:
-                await inner.aclose()
-                call.abandoned()
-                raise
-            except BaseException as error:
-                step = inner.athrow(error)
-    except StopAsyncIteration:
-        call.ended()
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        call.raised(error)
-        raise
+def _its_call(args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
+    return args[1]
+
+
+class _Current:
+    """The variable of `_context`, in which a call is its span."""
+
+    get = staticmethod(current.get)
+    reset = staticmethod(current.reset)
+
+    def set(self, inside: Any) -> Any:
+        return current.set(inside.scope if type(inside) is Call else inside)
+
+
+_ours = types.SimpleNamespace(**{**vars(_context), "current": _Current()})
+# A generator of an SDK's, inside one of the same kind that passes everything through, both ways.
+_passing = _wrap.generator(_given, _its_call, has_items=True, ours=_ours)
+_passing_async = _wrap.async_generator(_given, _its_call, ours=_ours)
+
+
+def _passed(make: Any, inner: Any, call: Call) -> Any:
+    outer = make(inner, call)
+    outer.__name__, outer.__qualname__ = inner.__name__, inner.__qualname__
+    return outer

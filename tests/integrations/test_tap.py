@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib.metadata
 import inspect
 import logging
+import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import types
+import weakref
 from pathlib import Path
 
 import pytest
@@ -21,11 +25,12 @@ from hypothesis import strategies as st
 
 import prefactor_trace as pt
 from prefactor_trace import _guard, integrations
-from prefactor_trace._schema import SpanType
+from prefactor_trace._schema import SpanType, declared
 from prefactor_trace.integrations import _patch, _price, _tap
 from prefactor_trace.integrations._answer import Answer
 from prefactor_trace.integrations._stainless import without_media
 from prefactor_trace.integrations._tap import Asked, Reply, Switch, Tap
+from prefactor_trace.server import LocalPlatform
 from prefactor_trace.testing import recording
 
 TYPE = SpanType("toy:call")
@@ -181,6 +186,143 @@ def test_between_two_items_the_context_is_the_consumers(run):
     assert run.tree() == "toy complete\nmine complete\nmine complete"
 
 
+def test_what_a_generator_has_entered_is_current_in_it_only(run):
+    """A block that an SDK's generator holds open over an item: its own steps hang below, the consumer's do not."""
+
+    class Chain(Toy):
+        def stream(self, count):
+            with pt.span("chain"):
+                for number in range(count):
+                    yield number
+                    with pt.span("link"):
+                        pass
+
+    stream = _tap.tapped(Chain.stream, TAP, Switch("toy"))(Chain(), 1)
+    assert (stream.__name__, stream.__qualname__) == ("stream", Chain.stream.__qualname__)
+    for _ in stream:
+        with pt.span("mine"):
+            pass
+
+    assert run.tree() == "toy complete\n  chain complete\n    link complete\nmine complete"
+
+
+def test_how_many_items_were_there_is_told_of_a_call_that_was_left(run):
+    """Of one that came to its end, the answer tells enough."""
+    stream = toy("stream").stream(9)
+    assert [next(stream), next(stream)] == [0, 1]
+    stream.close()
+
+    assert run.spans[0].metadata.items() >= {"items": 2, "abandoned": True}.items()
+
+
+# -- what is recorded --------------------------------------------------------------------------------------
+
+CANARY = "sk-ant-api03-" + "c4n4rY" * 12
+
+
+@pytest.mark.parametrize("way", ["answer", "error", "trouble"])
+def test_no_secret_is_recorded(way, caplog):
+    """Whatever part of a call holds one: name, inputs, answer, metadata, error. What tokens are counted is no secret."""
+
+    class Telling(Kept):
+        def reply(self):
+            return Reply(
+                result={"text": f"it is {CANARY}", "password": "hunter22"},
+                usage={"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+                metadata={"request_id": CANARY, "provider_usage": {"input_tokens": 3}},
+                error=f"refused {CANARY}" if way == "trouble" else None,
+            )
+
+    def asks(args, kwargs):
+        return Asked(TYPE, f"chat {CANARY}", lambda: {"messages": [CANARY], "api_key": "hunter22"}, Telling())
+
+    def call():
+        if way == "error":
+            raise ValueError(f"not with {CANARY}")
+
+    told = []
+    with recording(redact=lambda value, place: told.append(place) or value) as found:
+        with pt.instance(), contextlib.suppress(ValueError):
+            _tap.tapped(call, Tap("toy:call", asks=asks), Switch("toy"))()
+        (span,) = found.spans
+
+    everything = repr((span, span.name, span.payload, span.result, span.error, span.metadata))
+    assert CANARY not in everything
+    assert "hunter22" not in everything
+    assert CANARY not in caplog.text
+    assert span.token_usage == {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    assert {each.kind for each in told} >= {"payload", "metadata", "result"}
+    assert all(each.span.startswith("chat") for each in told)
+
+
+def test_a_name_that_cannot_be_sent_is_made_sendable(run):
+    """A model's name comes from outside: it is text of a bounded length when it is recorded."""
+    call = _tap.open_call(Asked(TYPE, "chat \ud800" + "x" * 5_000, dict, Kept()), Switch("toy"))
+    call.ended()
+
+    (span,) = run.spans
+    assert span.name.encode()
+    assert len(span.name) <= 1_000
+
+
+def test_a_type_is_declared_where_a_call_is_opened():
+    """An integration that makes its types as it goes has them in the schema of the next run, templates and all."""
+    made = SpanType("toy:made-as-it-goes", template="{{ inputs.question }}")
+    with recording(), pt.instance():
+        _tap.open_call(Asked(made, "made", dict, Kept()), Switch("toy")).ended()
+
+    (told,) = [each for each in declared().to_wire()["span_type_schemas"] if each["name"] == made.name]
+    assert told["template"] == made.template
+    assert "token_usage" in told["params_schema"]["properties"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_program_has_counted_its_tokens(tmp_path):
+    """What was counted is on disk, and a call that was still waiting for its answer is one create: it was quiet."""
+    program = f"""
+        import os, signal, prefactor_trace as pt
+        from prefactor_trace._schema import SpanType
+        from prefactor_trace.integrations._tap import Asked, Reply, Switch, open_call
+
+        class Reader:
+            has_token = False
+            def reply(self):
+                return Reply(result={{"text": "hi"}}, usage={{"prompt_tokens": 3, "total_tokens": 4}})
+
+        pt.configure(batch_delay=60.0, live_after=0.01)
+        asked = Asked(SpanType("toy:call", template="{{{{ text }}}}"), "chat", lambda: {{"m": {CANARY!r}}}, Reader())
+        with pt.instance():
+            open_call(asked, Switch("toy")).ended()
+            open_call(asked, Switch("toy"))
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        env={
+            "PYTHONPATH": ":".join(sys.path),
+            "PREFACTOR_STATE_DIR": os.environ["PREFACTOR_STATE_DIR"],
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    state = Path(os.environ["PREFACTOR_STATE_DIR"])
+    assert all(CANARY.encode() not in file.read_bytes() for file in state.rglob("*") if file.is_file())
+    with LocalPlatform(tmp_path / "platform.db", state_dir=state) as platform:
+        ledger = pt.configure().take_over(10)
+        (agent,) = platform.store.agents()
+        ((run,), *_) = platform.store.instances(agent["id"])
+        spans, _ = platform.store.spans(run["id"])
+
+    assert (ledger.delivered, ledger.dropped, ledger.pending) == (5, {}, 0)
+    assert [(each["status"], each["payload"].get("token_usage")) for each in spans] == [
+        ("complete", {"prompt_tokens": 3, "total_tokens": 4}),
+        ("failed", None),
+    ]
+
+
 # -- who has the tokens ------------------------------------------------------------------------------------
 
 
@@ -199,6 +341,48 @@ def test_the_innermost_call_has_the_tokens(run):
     spans = run.spans
     assert run.tree() == "toy complete\n  step complete\n    toy complete"
     assert [span.token_usage for span in spans] == [None, None, {"total_tokens": 3}]
+
+
+def test_also_in_threads_and_in_runs_inside(run):
+    """What hangs from a call is a part of it wherever it runs: its threads, and the runs of sub-agents."""
+    inner = toy("call")
+
+    class Framework(Toy):
+        def call(self, value):
+            thread = threading.Thread(target=inner.call, args=(value,))
+            thread.start()
+            thread.join()
+
+        def later(self, value):
+            with pt.instance():
+                inner.call(value)
+
+    for name in ("call", "later"):
+        setattr(Framework, name, _tap.tapped(vars(Framework)[name], TAP, Switch("framework")))
+    pt.carry_threads()
+    try:
+        Framework().call(1)
+        Framework().later(1)
+    finally:
+        pt.carry_threads(False)
+
+    assert [span.token_usage for span in run.spans] == [None, {"total_tokens": 3}] * 2
+
+
+def test_a_call_that_is_over_keeps_nothing(run):
+    """Contexts live long: the answer is not kept, nor is what comes late looked at."""
+    reader = Kept()
+    gone = weakref.ref(reader)
+    call = _tap.open_call(Asked(TYPE, "by hand", dict, reader), Switch("framework"))
+    call.add("piece")
+    call.ended()
+    del reader
+    gc.collect()
+    call.add("late")
+    call.whole("late")
+
+    assert gone() is None
+    assert run.spans[0].result == {"values": ["piece"]}
 
 
 def test_a_call_driven_by_callbacks(run):
