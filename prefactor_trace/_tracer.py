@@ -6,6 +6,8 @@ Instances hold their tracer and hand it facts; it hands them back what the platf
 from __future__ import annotations
 
 import atexit
+import os
+import signal
 import sys
 import threading
 import time
@@ -23,6 +25,7 @@ from prefactor_trace.http._protocol import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from prefactor_trace._local import Destination
     from prefactor_trace._record import Ledger, Outcome, Record
@@ -83,6 +86,8 @@ class TracerCore:
         self.ticks_ns = _clock.ticks_ns
         apply_log_level(settings.log_level)
         _alive.append(self)
+        if settings.flush_on_sigterm and not settings.disabled:
+            _flush_on_sigterm()
 
     # -- for instances and spans ---------------------------------------------------------------------------
 
@@ -285,3 +290,19 @@ def _at_exit() -> None:
             worker.wait_and_abandon(deadline)
     except Exception:  # the program's end is not ours to disturb
         _guard.failed("shut down at exit")
+
+
+def _flush_on_sigterm() -> None:
+    """Deliver before SIGTERM ends the program, if nobody else has decided what it does."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    try:
+        signal.signal(signal.SIGTERM, _flush_and_die)
+    except ValueError:
+        _guard.logger.warning("flush_on_sigterm has no effect: configure() was not called on the main thread")
+
+
+def _flush_and_die(number: int, _frame: FrameType | None) -> None:
+    _at_exit()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)  # so that whoever waits for the program sees what it died of

@@ -7,6 +7,7 @@ statement; an untraced twin says what the program does by itself.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -230,3 +231,41 @@ def test_a_daemon_thread_that_goes_on(trial, oracle, pause):
     assert program.seconds < within(2.6)
     found = trial.faults(oracle) + ledger_faults(ledger)
     assert not found, "\n".join(found)
+
+
+def test_flush_on_sigterm(trial, oracle):
+    """If asked for, SIGTERM delivers first, and then does what it would have done: for a disk that goes with it."""
+    program = Program(trial, ENDINGS["SIGTERM"], PREFACTOR_FLUSH_ON_SIGTERM="1", PREFACTOR_EXIT_TIMEOUT="20")
+    trial.subjects.append(program)
+
+    assert program.ended == (-signal.SIGTERM, "the last words\n", "")
+    found = trial.faults(oracle)
+    assert not found, "\n".join(found)
+    assert [run["status"] for run in oracle.runs.values()] == ["complete", "failed"]
+
+
+def test_flush_on_sigterm_in_time(trial, oracle):
+    """The two seconds hold there as well; what did not arrive waits."""
+    oracle.manner = never
+    program = Program(trial, ENDINGS["SIGTERM"], PREFACTOR_FLUSH_ON_SIGTERM="1")
+    trial.subjects.append(program)
+    oracle.manner = ok
+    ledger = trial.adopt()
+
+    assert program.ended == (-signal.SIGTERM, "the last words\n", "")
+    assert program.seconds < within(2.6)
+    found = trial.faults(oracle) + ledger_faults(ledger)
+    assert not found, "\n".join(found)
+
+
+def test_flush_on_sigterm_leaves_handlers_alone(trial):
+    """Who handles SIGTERM goes on to."""
+    text = (
+        "import prefactor_trace as pt\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pt.configure()\n"
+        "print(signal.getsignal(signal.SIGTERM).name, flush=True)\n"
+        "last()"
+    )
+    program = Program(trial, text, PREFACTOR_FLUSH_ON_SIGTERM="1")
+    assert program.ended.out == "SIG_IGN\nthe last words\n"
