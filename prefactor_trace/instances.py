@@ -167,18 +167,19 @@ class Instance(Scope):
 
     def start(self, body: bytes) -> None:
         """Register and start the run. *body*: the register request."""
-        self.started_at_ns, self.clock = self._tracer.wall_ns(), self.ticks_ns()
-        self._status = "active"
+        self._begin()
         if self.recording:
-            self._tracer.listen(self.own_id, self)
             self.put(InstanceRegistered(self.own_id, body, self._tracer.schema()))
             self.put(InstanceStarted(self.own_id, self.started_at_ns))
 
     def take_part(self) -> None:
         """Be a run that is another process's to register, start and finish."""
+        self._begin()
+        self._pid = _NOBODY
+
+    def _begin(self) -> None:
         self.started_at_ns, self.clock = self._tracer.wall_ns(), self.ticks_ns()
         self._status = "active"
-        self._pid = _NOBODY
         if self.recording:
             self._tracer.listen(self.own_id, self)
 
