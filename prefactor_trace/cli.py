@@ -41,6 +41,7 @@ def main() -> None:
 def _application(settings: Settings) -> "typer.Typer":
     import typer
 
+    database = settings.state_dir / _DATABASE
     application = typer.Typer(
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
     )
@@ -68,8 +69,7 @@ def _application(settings: Settings) -> "typer.Typer":
         port: Annotated[
             int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
         ] = 8700,
-        db: Annotated[Path, typer.Option(help="Database file.", dir_okay=False)] = settings.state_dir
-        / _DATABASE,
+        db: Annotated[Path, typer.Option(help="Database file.", dir_okay=False)] = database,
     ) -> None:
         """Run the local platform: Prefactor's HTTP API and a web viewer, on this machine, over one SQLite file."""
         _serve(port, db, settings)
