@@ -117,9 +117,8 @@ class TracerCore:
         """
         self._is_left_to_parent = True
         util = sys.modules.get("multiprocessing.util")
-        if (
-            util is not None and not self._worker.is_on_disk
-        ):  # such a process may end without running `atexit`
+        # Such a process may end without running `atexit`.
+        if util is not None and not self._worker.is_on_disk:
             util.Finalize(None, self.shutdown, exitpriority=0)
 
     def show(self, span_id: str) -> None:

@@ -1199,9 +1199,8 @@ class TestPoison:
         assert outbox.ledger.pending == 0
         assert not outbox._strikes
         assert not outbox._bytes
-        whole = (
-            2 * math.ceil(count / batch_size) + 1
-        )  # a line of parents that does not fit leaves a batch half full
+        # A line of parents that does not fit leaves a batch half full.
+        whole = 2 * math.ceil(count / batch_size) + 1
         # Down to one record and up to whole batches again, perhaps once with its parents and once without; four tries.
         found = len(poison) * (4 * math.ceil(math.log2(batch_size)) + 20)
         assert platform.batches - platform.fresh <= whole + found
@@ -1363,9 +1362,8 @@ class Lifetimes(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.outbox = Outbox(Limits(buffer_bytes=60_000, batch_size=5, batch_delay=0.5, live_after=2.0))
-        self.numbers = itertools.count(
-            1
-        )  # its own, with names that sort: the same draws must mean the same again
+        # Its own, with names that sort: the same draws must mean the same again.
+        self.numbers = itertools.count(1)
         self.now = 0.0
         self.closed = False
         self.runs = {}  # open run → its open spans, outermost first

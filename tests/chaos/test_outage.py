@@ -79,9 +79,8 @@ def test_a_fresh_run_after_an_outage(trial, proxy, oracle):
     proxy.refuse()
     time.sleep(SECONDS)
     asked = len(oracle.steps)
-    oracle.manner = slow_ack(
-        0.035
-    )  # a little more than comes: what has piled up takes it far longer than 10 s
+    # A little more than comes: what has piled up takes it far longer than 10 s.
+    oracle.manner = slow_ack(0.035)
     proxy.admit()
     deadline = time.monotonic() + 20  # the longest pause between two attempts so far
     while len(oracle.steps) == asked:
