@@ -35,13 +35,6 @@ DECORATORS = {
 }
 
 
-@pytest.fixture
-def recorded():
-    """Record in memory, inside of one run."""
-    with recording() as recorded, pt.instance():
-        yield recorded
-
-
 @pytest.fixture(params=DECORATORS)
 def decorate(request, recorded):
     """Give each decorator, inside of a run."""
