@@ -7,19 +7,18 @@ import errno
 import json
 import os
 import resource
-import select
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import orjson
 import pytest
+from children import Child, in_child
 
 from prefactor_trace import _frames, _spool
 from prefactor_trace._record import (
@@ -114,49 +113,6 @@ class House:
     def facts(self):
         """Adopt, and return the facts that are to be sent."""
         return [each.fact for each in self.adopt() if not each.is_known]
-
-
-class Child:
-    """A forked process that does *work*, reports what came of it, and stays until it is killed."""
-
-    def __init__(self, work, patience=8):
-        reads, writes = os.pipe()
-        with warnings.catch_warnings():  # that there are threads, if a debugger has one
-            warnings.simplefilter("ignore")
-            self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                try:
-                    answer = [None, work()]
-                except BaseException as error:
-                    answer = [repr(error), None]
-                os.write(writes, orjson.dumps(answer) + b"\n")
-                time.sleep(60)
-            finally:
-                os._exit(1)
-        os.close(writes)
-        try:
-            if not select.select([reads], [], [], patience)[0]:
-                pytest.fail("it hangs")
-            with os.fdopen(reads, "rb", closefd=False) as pipe:
-                error, self.said = orjson.loads(pipe.readline())
-            assert error is None, error
-        except BaseException:
-            self.kill()
-            raise
-        finally:
-            os.close(reads)
-
-    def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-
-
-def in_child(work, **options):
-    """Do *work* in a process that is killed afterwards, and return what it returned."""
-    child = Child(work, **options)
-    child.kill()
-    return child.said
 
 
 def leave(folder, *facts, destination=HERE, settled=(), **options):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from children import in_child
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -417,23 +418,16 @@ def test_a_forked_child_has_its_own(make):
         made[-1].open.set()
         return made[-1]
 
+    def work():
+        put(worker, "child")
+        return [*worker.flush(5)[:2], *(record.id for batch in made[-1].batches for record in batch)]
+
     worker = Worker(Limits(batch_delay=60), make_exporter, lambda outcome: None)
     put(worker, "parent")
     with worker._lock:  # as another thread might hold it
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            put(worker, "child")
-            ledger = worker.flush(5)
-            sent = [record.id for batch in made[-1].batches for record in batch]
-            os.write(writer, f"{ledger[:2]} {sent}".encode())
-            os._exit(0)
-    os.waitpid(child, 0)
-    said = os.read(reader, 1_000).decode()
-    os.close(reader)
-    os.close(writer)
+        said = in_child(work)
 
-    assert said == "(1, 1) ['child']"
+    assert said == [1, 1, "child"]
     assert worker.shutdown(5)[:2] == (1, 1)
     assert [record.id for batch in gate.batches for record in batch] == ["parent"]
 
@@ -445,20 +439,16 @@ def test_a_forked_child_that_records_nothing(make):
     worker = make(gate)
     put(worker, "parent")
     assert gate.entered.wait(5)  # the sender is waiting for the network
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def work():
         began = time.monotonic()
         ledgers = [worker.ledger, worker.flush(5), worker.shutdown(5)]
-        os.write(writer, f"{[each[:4] for each in ledgers]} {time.monotonic() - began < 2}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    said = os.read(reader, 1_000).decode()
-    os.close(reader)
-    os.close(writer)
+        return [*(each[:4] for each in ledgers), time.monotonic() - began < 2]
+
+    said = in_child(work)
     gate.open.set()
 
-    assert said == "[(0, 0, {}, 0), (0, 0, {}, 0), (0, 0, {}, 0)] True"
+    assert said == [*[[0, 0, {}, 0]] * 3, True]
     assert worker.shutdown(5)[:2] == (1, 1)
 
 
@@ -472,24 +462,17 @@ def test_a_fork_that_python_was_not_told_of(make):
         made.append(Gate() if made else gate)
         return made[-1]
 
-    worker = Worker(Limits(batch_delay=60), make_exporter, lambda outcome: None, threaded=False)
-    put(worker, "parent")
-    reader, writer = os.pipe()
-    child = ctypes.PyDLL(None).fork()
-    if child == 0:
+    def work():
         put(worker, "child")
         made[-1].open.set()
-        ledger = worker.flush(5)
-        sent = [record.id for batch in made[-1].batches for record in batch]
-        os.write(writer, f"{ledger[:2]} {sent}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    said = os.read(reader, 1_000).decode()
-    os.close(reader)
-    os.close(writer)
+        return [*worker.flush(5)[:2], *(record.id for batch in made[-1].batches for record in batch)]
+
+    worker = Worker(Limits(batch_delay=60), make_exporter, lambda outcome: None, threaded=False)
+    put(worker, "parent")
+    said = in_child(work, fork=ctypes.PyDLL(None).fork)
     gate.open.set()
 
-    assert said == "(1, 1) ['child']"
+    assert said == [1, 1, "child"]
     assert worker.shutdown(5)[:2] == (1, 1)
     assert [record.id for batch in gate.batches for record in batch] == ["parent"]
 
