@@ -19,6 +19,7 @@ from pathlib import Path
 import orjson
 import pytest
 from children import Child, in_child
+from disks import mounted
 
 from prefactor_trace import _frames, _spool
 from prefactor_trace._record import (
@@ -1403,21 +1404,12 @@ class TestDisk:
         found = [each.id for each in House(folder).facts() if isinstance(each, SpanStarted)]
         assert [str(number) for number, is_there in enumerate(results) if is_there] == found
 
-    @needs_root
     def test_a_disk_of_64_kilobytes(self, tmp_path, at_once):
         """A disk that is really full: nothing is raised, nothing that was written is lost, and room is made without room."""
         disk = tmp_path / "disk"
-        disk.mkdir()
-        if subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False
-        ).returncode:
-            pytest.skip("cannot mount")
-        try:
-            said = in_child(lambda: self.fill(disk / "spool"))
-        finally:
-            subprocess.run(["umount", "-l", str(disk)], check=True)
+        with mounted(disk, "size=64k"):
+            is_full, failure, read, left = in_child(lambda: self.fill(disk / "spool"))
 
-        is_full, failure, read, left = said
         assert is_full
         assert os.strerror(errno.ENOSPC) == failure
         assert read
@@ -1455,16 +1447,10 @@ class TestDisk:
         assert [] == list(spool.sacrifice())
         spool.close()
 
-    @needs_root
     def test_a_disk_that_becomes_read_only(self, tmp_path, at_once):
         """When a disk becomes read-only, facts stay in memory; when it is writable again, they go there."""
         disk = tmp_path / "disk"
-        disk.mkdir()
-        if subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m,ro", "none", str(disk)], check=False
-        ).returncode:
-            pytest.skip("cannot mount")
-        try:
+        with mounted(disk, "size=1m,ro"):
             house = House(disk / "spool")
             assert house.spool.write(began()) is None
             assert os.strerror(errno.EROFS) == house.spool.failure
@@ -1474,8 +1460,6 @@ class TestDisk:
             house.settle("run-register", "run-finish")
             house.end()
             assert [] == files(disk / "spool")
-        finally:
-            subprocess.run(["umount", "-l", str(disk)], check=True)
 
     def test_a_folder_that_cannot_be_written_to(self, folder, tmp_path):
         """In a folder without the right to write nothing is made, and nothing is changed."""

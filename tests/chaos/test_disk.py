@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import pytest
 from chaos.trial import Program, ledger_faults
+from disks import mounted
 
 PROGRAM = """
 import json, os, sys, threading, time
@@ -66,17 +67,9 @@ def require_all(trial, oracle, program, records=RECORDS):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 64 KiB."""
-    if not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount")
     folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip("cannot mount here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted(folder, "size=64k"):
+        yield folder
 
 
 def test_full(trial, oracle, small_disk):
