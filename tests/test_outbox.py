@@ -599,17 +599,24 @@ class TestReporting:
 STRANGER_TIMES = [0.2, 1.2, 6.2, 36.2, 156.2, 456.2]  # seconds after the first refusal
 
 
-def refuse_strangers(outbox, until, *, known_from=math.inf, take=()):
-    """Be a platform that does not know "far" until a moment. Return when its spans were tried, and what it took."""
-    now, tries, took = 0.0, [], []
+def steps(outbox, until):
+    """Wait as the outbox says, and yield what else it says to do, with the moment, until one."""
+    now = 0.0
     for _ in range(200):
         step = outbox.next(now)
-        if isinstance(step, Wait):
-            if step.seconds is None or now + step.seconds > until:
-                break
+        if not isinstance(step, Wait):
+            yield now, step
+        elif step.seconds is None or now + step.seconds > until:
+            return
+        else:
             assert step.seconds > 0, "it spins"
             now += step.seconds
-            continue
+
+
+def refuse_strangers(outbox, until, *, known_from=math.inf, take=()):
+    """Be a platform that does not know "far" until a moment. Return when its spans were tried, and what it took."""
+    tries, took = [], []
+    for now, step in steps(outbox, until):
         assert isinstance(step, Send)
         assert step.batch
         early = [each for each in step.batch if each.instance_id == "far" and now < known_from]
@@ -773,15 +780,8 @@ def refuse_orphans(outbox, until, *, known_from=math.inf, parent="p"):
 
     Return when that was tried, and what was taken: when, what, and the parent it was given.
     """
-    now, tries, took = 0.0, [], []
-    for _ in range(200):
-        step = outbox.next(now)
-        if isinstance(step, Wait):
-            if step.seconds is None or now + step.seconds > until:
-                break
-            assert step.seconds > 0, "it spins"
-            now += step.seconds
-            continue
+    tries, took = [], []
+    for now, step in steps(outbox, until):
         if isinstance(step, Done):
             break
         unknown = {parent} if now < known_from else set()
