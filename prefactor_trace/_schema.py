@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import orjson
 
 from prefactor_trace import _guard
+from prefactor_trace._peek import clean
 from prefactor_trace._types import Signature, note
 from prefactor_trace.errors import ConfigurationError
 
@@ -487,7 +488,7 @@ def is_about(template: object, data_risk: object) -> bool:
 
 
 def _writable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return clean(str.__str__(text))  # of a subclass as well, without its code
 
 
 def declare(span_type: _Type) -> _Type:

@@ -15,6 +15,7 @@ from prefactor_trace._capture import trimmed
 from prefactor_trace._context import Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
+from prefactor_trace._peek import clean
 from prefactor_trace._quality import Mistake, Rating
 from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted, QualityRecorded
 from prefactor_trace._version import __version__
@@ -336,8 +337,7 @@ def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
     settings = tracer.settings
 
     def chosen(name: str) -> str | None:
-        value = _text(name, options.get(name))
-        return getattr(settings, name) if value is None else value
+        return _text(name, options.get(name)) or _text(name, getattr(settings, name))
 
     version = {
         "name": chosen("agent_name"),
@@ -360,7 +360,7 @@ def _text(name: str, value: Any) -> str | None:
     if value is None:
         return None
     if type(value) in (str, int, float):
-        text = str(value).encode("utf-8", "backslashreplace").decode()
+        text = clean(str(value))
         if text:
             return text
     _guard.logger.warning("instance(%s=...) takes a text; the default is used instead", name)
