@@ -20,7 +20,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import logging
 import sys
 import threading
 import weakref
@@ -408,7 +407,7 @@ class _Indoors:
         before = [(each, dict(vars(each))) for each in others]
         place, scope = self._strands.enter(), _context.current.set(None)
         noted_departure, _context.noted_departure = _context.noted_departure, _strands.note_departure
-        logger = logging.getLogger("prefactor_trace")
+        logger = _guard.logger
         level, handlers = logger.level, list(logger.handlers)
         try:
             for tracer in others:
