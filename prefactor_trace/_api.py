@@ -131,6 +131,7 @@ def configure(
     buffer_bytes: int | None = None,
     request_timeout: float | None = None,
     exit_timeout: float | None = None,
+    flush_on_sigterm: bool | None = None,
     log_level: str | None = None,
     state_dir: str | os.PathLike[str] | None = None,
     spool: bool | None = None,
@@ -170,6 +171,8 @@ def configure(
         buffer_bytes: Memory for records that wait, in bytes.
         request_timeout: Seconds for one request, all included.
         exit_timeout: Seconds the end of the program may wait for delivery.
+        flush_on_sigterm: Let SIGTERM deliver first, within `exit_timeout`, where it would end the program at once:
+            for containers whose disk goes with them. A handler of the program's own is left alone.
         log_level: Level of the logger `prefactor_trace`.
         state_dir: Folder for what outlives the process.
         spool: Have records on disk as soon as they are recorded. False: they wait in memory alone, as they do with

@@ -116,6 +116,11 @@ class SpanEnded(NamedTuple):
     payload: bytes | None = None
 
     @property
+    def data(self) -> tuple[bytes | None, ...]:
+        """What came from the user."""
+        return self[3:]
+
+    @property
     def size(self) -> int:
         """What it weighs in memory, in bytes."""
         size = len(self.result or b"")

@@ -173,6 +173,8 @@ class Settings:
     """Seconds for one request, all included."""
     exit_timeout: float = _knob(2.0, "PREFACTOR_EXIT_TIMEOUT", _seconds)
     """Seconds that the end of the program may wait for delivery."""
+    flush_on_sigterm: bool = _knob(default=False, env="PREFACTOR_FLUSH_ON_SIGTERM", parse=_switch)
+    """Whether SIGTERM, where it would end the program at once, waits for delivery before it does."""
     # Surroundings
     log_level: str | None = _knob(None, "PREFACTOR_LOG_LEVEL", _level)
     """Level of the logger `prefactor_trace`. If set, and nobody has configured logging, it writes to stderr."""

@@ -184,6 +184,10 @@ class Shelf:
         for key, reason in settled:
             homes = self._homes.pop(key, ())
             found += [Settled(home, key, reason) for home in homes]
+            if "-" not in key:  # a span, as most of them
+                for home in homes:
+                    home.unsettled -= 1
+                continue
             pin = self._pins.get(key.removesuffix("-finish")) if key.endswith("-finish") else None
             if pin is not None and pin not in homes:
                 found.append(Settled(pin, key, reason))  # the finish may be gone before its registration is

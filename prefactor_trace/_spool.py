@@ -266,11 +266,10 @@ class Spool:
             if isinstance(each.home, Segment):
                 by_segment.setdefault(each.home, []).append(each)
         for segment, group in by_segment.items():
-            keys = {each.key for each in group}
             if segment.settled is not None:
-                segment.settled |= keys
+                segment.settled.update(each.key for each in group)
             if not self._append(segment, _frames.SETTLED, _settled_body(group, renamed)):
-                segment.unwritten |= keys
+                segment.unwritten.update(each.key for each in group)
         self._remove_settled()
 
     def announce(self, spans: Iterable[tuple[Home, str]]) -> None:
@@ -560,10 +559,9 @@ def _settled_body(group: list[Settled], renamed: dict[str, str]) -> bytes:
     dropped = {each.key: each.reason for each in group if each.reason is not None}
     if dropped:
         body["dropped"] = dropped
-    ours = {each.key.removesuffix("-register") for each in group}
-    known = {our_id: wire_id for our_id, wire_id in renamed.items() if our_id in ours}
-    if known:
-        body["renamed"] = known
+    if renamed:
+        ours = {each.key.removesuffix("-register") for each in group}
+        body["renamed"] = {our_id: wire_id for our_id, wire_id in renamed.items() if our_id in ours}
     return orjson.dumps(body)
 
 

@@ -6,7 +6,10 @@ Instances hold their tracer and hand it facts; it hands them back what the platf
 from __future__ import annotations
 
 import atexit
+import os
+import signal
 import sys
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +25,7 @@ from prefactor_trace.http._protocol import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from prefactor_trace._local import Destination
     from prefactor_trace._record import Ledger, Outcome
@@ -31,7 +35,9 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """What a tracer tells an instance."""
+    """What a tracer tells an instance, and asks it."""
+
+    thread_id: int
 
     def heard_terminated(self, reason: str | None) -> None: ...
 
@@ -80,6 +86,8 @@ class TracerCore:
         self.ticks_ns = _clock.ticks_ns
         apply_log_level(settings.log_level)
         _alive.append(self)
+        if settings.flush_on_sigterm and not settings.disabled:
+            _flush_on_sigterm()
 
     # -- for instances and spans ---------------------------------------------------------------------------
 
@@ -160,7 +168,8 @@ class TracerCore:
         """Deliver what can be delivered within *timeout* seconds (default: `exit_timeout`) and stop.
 
         Runs and spans that are still open are recorded as failed, error type `Interrupted`. What is recorded
-        afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program.
+        afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program; then the
+        runs that a daemon thread has begun stay open in the spool, for that thread to end or for the next process.
         """
         self._worker.shutdown(self.settings.exit_timeout if timeout is None else timeout)
         if self._worker.is_closed and self in _alive:  # else the end of the program tries again
@@ -188,6 +197,11 @@ class TracerCore:
         return self.shutdown(seconds)  # closed already, this only says what became of it
 
     # -- inside --------------------------------------------------------------------------------------------
+
+    def _runs_elsewhere(self) -> set[str]:
+        """Return the runs that other threads have begun, which may end them yet: daemon threads outlive this."""
+        others = sys._current_frames().keys() - {threading.get_ident()}  # noqa: SLF001 - so it is documented
+        return {key for key, each in list(self._listeners.items()) if each.thread_id in others}
 
     @property
     def _may_leave_at_once(self) -> bool:
@@ -240,12 +254,28 @@ def _at_exit() -> None:
     """Let all tracers deliver at once, in the time of the most patient one."""
     try:
         deadline = time.monotonic() + max((each.settings.exit_timeout for each in _alive), default=0.0)
-        workers = [each._worker for each in _alive if not each._may_leave_at_once]  # noqa: SLF001 - its own
+        leaving = [each for each in _alive if not each._may_leave_at_once]  # noqa: SLF001 - its own
         if getattr(sys, "last_type", None) is KeyboardInterrupt:
             # Loading modules now would make Python forget that the program was interrupted, and so its exit code.
-            workers = [each for each in workers if not each.may_stay_silent]
-        closed = [each for each in workers if each.close(deadline)]
+            leaving = [each for each in leaving if not each._worker.may_stay_silent]  # noqa: SLF001 - its own
+        closed = [each._worker for each in leaving if each._worker.close(deadline, each._runs_elsewhere)]  # noqa: SLF001 - its own
         for worker in closed:
             worker.wait_and_abandon(deadline)
     except Exception:  # the program's end is not ours to disturb
         _guard.failed("shut down at exit")
+
+
+def _flush_on_sigterm() -> None:
+    """Deliver before SIGTERM ends the program, if nobody else has decided what it does."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    try:
+        signal.signal(signal.SIGTERM, _flush_and_die)
+    except ValueError:
+        _guard.logger.warning("flush_on_sigterm has no effect: configure() was not called on the main thread")
+
+
+def _flush_and_die(number: int, _frame: FrameType | None) -> None:
+    _at_exit()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)  # so that whoever waits for the program sees what it died of

@@ -348,10 +348,16 @@ class Worker:
         self._drive(deadline, lambda: self._stopped)
         self.abandon()
 
-    def close(self, deadline: float) -> bool:
+    def close(self, deadline: float, left_open: Callable[[], set[str]] = set) -> bool:
         """Take nothing more, and let everything leave until *deadline* (monotonic).
 
-        False: it was closed before, or cannot be closed just now, from within a signal handler.
+        Args:
+            deadline: When whatever has not left is given up.
+            left_open: Says which runs may still be ended by somebody. If they are on disk, they are left as they
+                are, for the next process.
+
+        Returns:
+            False: It was closed before, or cannot be closed just now, from within a signal handler.
         """
         if self.is_closed or threading.current_thread() is self._thread:
             return False
@@ -359,8 +365,11 @@ class Worker:
             if not mine:
                 return False
             self._carry_over_locked()
-            # Of these runs a part is on disk, and whoever brings it will end them.
-            self._outbox.close(time.monotonic(), time.time_ns(), but=self._shelf.deferred | self._half_here)
+            # Of these runs a part is on disk, or will be, and whoever brings it will end them.
+            elsewhere = self._shelf.deferred | self._half_here
+            if self.is_on_disk:
+                elsewhere |= left_open()  # only now: what is known of a run has been carried over
+            self._outbox.close(time.monotonic(), time.time_ns(), but=elsewhere)
             if self._reading is not None and self._reading.segment is None:
                 self._reading = None  # what others have left is not worth waiting for
             self._adopt_at = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import threading
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -46,6 +47,7 @@ class Instance(Scope):
         recording: False if the run is not recorded: sampled out, or tracing is disabled.
         started_at_ns: When it began: nanoseconds since the epoch; 0 before.
         clock: What `ticks_ns` said then. All times of the run are counted from there (see `_clock`).
+        thread_id: The thread that began it.
         is_terminated: Whether the platform has terminated the run.
     """
 
@@ -68,6 +70,7 @@ class Instance(Scope):
         "put",
         "recording",
         "started_at_ns",
+        "thread_id",
         "ticks_ns",
         "wire_id",
     )
@@ -90,6 +93,7 @@ class Instance(Scope):
         self._status: InstanceStatus = "pending"
         self.started_at_ns = 0
         self.clock = 0
+        self.thread_id = 0
         self._finished_at: int | None = None
         self.is_terminated = False
         self._reason: str | None = None
@@ -169,6 +173,7 @@ class Instance(Scope):
     def start(self, body: bytes) -> None:
         """Register and start the run. *body*: the register request."""
         self._begin()
+        self.thread_id = threading.get_ident()
         if self.recording:
             self.put(InstanceRegistered(self.own_id, body, self._tracer.schema()))
             self.put(InstanceStarted(self.own_id, self.started_at_ns))

@@ -127,6 +127,19 @@ def test_exit_when_idle(tmp_path, untraced_seconds):
     assert seconds - untraced_seconds < within(0.5)
 
 
+def test_no_signal_is_touched(tmp_path):
+    """Unless it is asked for."""
+    program = (
+        "import signal\n"
+        "before = [signal.getsignal(each) for each in signal.valid_signals()]\n"
+        "import prefactor_trace as pt\n"
+        "with pt.instance():\n    pass\n"
+        "print(before == [signal.getsignal(each) for each in signal.valid_signals()])\n"
+    )
+    done, _ = run(program, tmp_path)
+    assert done.stdout == "True\n"
+
+
 def test_unhandled_exception(tmp_path):
     """The traceback is the program's own, and the exit code."""
     program = (

@@ -48,6 +48,7 @@ VALUES = {
     "buffer_bytes": ("1000000", 1_000_000),
     "request_timeout": ("3", 3.0),
     "exit_timeout": ("0", 0.0),
+    "flush_on_sigterm": ("on", True),
     "log_level": ("DEBUG", "debug"),
     "state_dir": ("/tmp/x", None),
     "spool": ("off", False),

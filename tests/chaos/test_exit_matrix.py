@@ -7,6 +7,7 @@ statement; an untraced twin says what the program does by itself.
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import NamedTuple
 
@@ -166,12 +167,24 @@ def test_nothing_pending(trial, oracle, ending):
     assert min(added) < within(0.15), added  # whatever else the machine is doing
 
 
-def test_a_daemon_thread_that_goes_on(trial, oracle):
-    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered."""
+@pytest.mark.parametrize(
+    "pause", ["time.sleep(0.001); run(1)", "long_run()"], ids=["short runs", "long runs"]
+)
+def test_a_daemon_thread_that_goes_on(trial, oracle, pause):
+    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered.
+
+    Also the end of a run that it was in just then: nobody may call it interrupted who cannot know.
+    """
     text = (
+        "def long_run():\n"
+        "    block, name = subjects.run_block()\n"
+        "    with block:\n"
+        "        say(f'R {name}')\n"
+        "        subjects.record(); time.sleep(0.01); subjects.record()\n"
+        "    say(f'F {name}')\n"
         "def work():\n"
         "    while True:\n"
-        "        run(1); time.sleep(0.001)\n"
+        f"        {pause}\n"
         "threading.Thread(target=work, daemon=True).start()\n"
         "time.sleep(0.3); last(); sys.exit(9)"
     )
@@ -181,3 +194,39 @@ def test_a_daemon_thread_that_goes_on(trial, oracle):
     assert program.ended == (9, "the last words\n", "")
     assert program.seconds < within(2.6)
     trial.require_whole(oracle)
+
+
+def test_flush_on_sigterm(trial, oracle):
+    """If asked for, SIGTERM delivers first, and then does what it would have done: for a disk that goes with it."""
+    program = Ending(trial, ENDINGS["SIGTERM"], PREFACTOR_FLUSH_ON_SIGTERM="1", PREFACTOR_EXIT_TIMEOUT="20")
+    trial.subjects.append(program)
+
+    assert program.ended == (-signal.SIGTERM, "the last words\n", "")
+    found = trial.faults(oracle)
+    assert not found, "\n".join(found)
+    assert [run["status"] for run in oracle.runs.values()] == ["complete", "failed"]
+
+
+def test_flush_on_sigterm_in_time(trial, oracle):
+    """The two seconds hold there as well; what did not arrive waits."""
+    oracle.manner = never
+    program = Ending(trial, ENDINGS["SIGTERM"], PREFACTOR_FLUSH_ON_SIGTERM="1")
+    trial.subjects.append(program)
+    oracle.manner = ok
+
+    assert program.ended == (-signal.SIGTERM, "the last words\n", "")
+    assert program.seconds < within(2.6)
+    trial.require_whole(oracle)
+
+
+def test_flush_on_sigterm_leaves_handlers_alone(trial):
+    """Who handles SIGTERM goes on to."""
+    text = (
+        "import prefactor_trace as pt\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pt.configure()\n"
+        "print(signal.getsignal(signal.SIGTERM).name, flush=True)\n"
+        "last()"
+    )
+    program = Ending(trial, text, PREFACTOR_FLUSH_ON_SIGTERM="1")
+    assert program.ended.out == "SIG_IGN\nthe last words\n"
