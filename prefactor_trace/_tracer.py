@@ -164,6 +164,10 @@ class TracerCore:
         self._worker.take_over(timeout)
         return self.stats()
 
+    def leave_off(self) -> None:
+        """Let `take_over`, on another thread, return after the batch that is on its way. Never waits."""
+        self._worker.leave_off()
+
     def shutdown(self, timeout: float | None = None) -> Ledger:
         """Deliver what can be delivered within *timeout* seconds (default: `exit_timeout`) and stop.
 

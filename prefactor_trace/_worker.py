@@ -152,6 +152,7 @@ class Worker:
         self._has_told_trouble = False
         self._told_dropped: Counter[str] = Counter()
 
+        self._has_left_off = False
     def begin_in_child(self) -> None:
         """Start afresh after a fork: what waits is the parent's to send, its locks and sockets are the parent's."""
         # Kept alive and untouched: closing an inherited connection could speak on the parent's socket.
@@ -298,7 +299,8 @@ class Worker:
 
     def _has_taken_over(self) -> bool:
         is_idle = self._reading is None and self._outbox.is_empty and not self._shelf.waiting
-        return self._stop_at is not None or (self._adopt_at > 0 and (is_idle or self._outbox.is_nowhere))
+        is_over = self._has_left_off or self._stop_at is not None
+        return is_over or (self._adopt_at > 0 and (is_idle or self._outbox.is_nowhere))
 
     def ask(self, timeout: float) -> int | None:
         """Let everything recorded so far leave at once. Return a ticket for `is_settled`; None: do not wait."""
@@ -312,6 +314,14 @@ class Worker:
             self._adopt_at = 0.0
         self._bell.ring()
         return ticket
+
+    def leave_off(self) -> None:
+        """Let `take_over` return after the batch that is on its way, for good. What becomes of that is not logged.
+
+        Takes no lock, so it is never in vain. For one without a sender thread; who was taking over shuts it down.
+        """
+        self._has_left_off = True
+        self._bell.ring()
 
     def is_settled(self, ticket: int) -> bool:
         """Say whether everything that was recorded when *ticket* was given is delivered or dropped."""
@@ -683,6 +693,8 @@ class Worker:
 
     def _warn(self, kind: str, message: str, *details: object) -> bool:
         """Log, unless something of this kind was logged within the last minute. Return whether it was."""
+        if self._has_left_off:  # whoever wanted that is going, and the destination perhaps with them
+            return
         now = time.monotonic()
         if self._quiet_until.get(kind, 0.0) > now:
             return False
