@@ -14,6 +14,10 @@ up is stepped over, so that its children hang from the next span above. An annou
 repeated until it is known, even if the span has ended meanwhile: the platform may have it, and a second create
 under the same id would be refused.
 
+When more waits than one batch takes, the beginnings of the latest runs go ahead, as a part of every batch: so a run is
+seen soon after it has begun, however much there is to catch up with. They may, because nothing of a run comes before
+its beginning; all the rest leaves in the order in which it came.
+
 A run may be another process's, and so may the span that ours hang from: a **stranger**. What comes to the platform
 before the stranger does is refused, held, and tried again. A run that never comes is given up with all of its spans; a
 span that never comes is stepped over.
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
 
     from prefactor_trace._record import Fact, InstanceRecord, Record
 
+    _Entry = tuple[int, float, Record, int]
+
 # Waits between attempts while the platform is in trouble: full jitter below 1 s, 2 s, 4 s ... 30 s.
 _BACKOFF_SECONDS = 1.0
 _BACKOFF_CAP_SECONDS = 30.0
@@ -54,6 +60,11 @@ _ENDED_KEPT = 1_000
 # One request's bytes; the platform publishes no limit (API contract section 13, no. 2).
 _BATCH_BYTES = 1_000_000
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
+# While there is much to catch up with, one new run for so many places in a batch goes ahead: its beginning costs two
+# requests, and what is older must get on as well.
+_PLACES_PER_NEW_RUN = 10
+# After a failure a few records find out whether the platform takes any: then all may follow at once.
+_PROBE_SIZE = 10
 # Spans of a run that another process registers may be earlier than it: so often, and so long, they are tried again.
 _STRANGER_SECONDS = (0.2, 1.0, 5.0, 30.0, 120.0, 300.0)
 _STRANGER_TRIES_AT_END = 2  # if there is no disk on which they could wait for the next process
@@ -113,8 +124,9 @@ class Outbox:
         self._open: dict[str, tuple[float, SpanStarted]] = {}  # since when
         self._announced: dict[str, SpanStarted] = {}
         # Spans by their id, instance records by their key → ticket, since when, what, its size.
-        self._waiting: dict[str, tuple[int, float, Record, int]] = {}
+        self._waiting: dict[str, _Entry] = {}
         self._bytes = 0
+        self._new: dict[str, None] = {}  # instances whose registration is waiting, and was never elsewhere
         self._running: set[str] = set()  # instances registered and not finished
         self._dead: dict[str, str] = {}  # instances the platform refused → why
         self._over: dict[
@@ -155,6 +167,11 @@ class Outbox:
     def size(self) -> int:
         """What the records in here weigh, in bytes."""
         return self._bytes
+
+    @property
+    def length(self) -> int:
+        """How many records are waiting to be sent."""
+        return len(self._waiting)
 
     @property
     def is_empty(self) -> bool:
@@ -271,6 +288,8 @@ class Outbox:
             return
         self._waiting[fact.key] = (self._next_ticket(), now, fact, size)
         self._bytes += size
+        if type(fact) is InstanceRegistered and not self._is_returning:
+            self._new[instance_id] = None
         if self._is_returning and type(fact) is QualityRecorded:
             self._move_finish_back(instance_id)
 
@@ -358,7 +377,7 @@ class Outbox:
             times.append(since + self._limits.live_after - now)
         return max(0.0, min(times)) if times else None
 
-    def _first_to_go(self, now: float) -> tuple[int, float, Record, int] | None:
+    def _first_to_go(self, now: float) -> _Entry | None:
         if self._held:
             self._held = {key: each for key, each in self._held.items() if each[0] > now - _HELD_KEPT_SECONDS}
         if not self._held:
@@ -372,6 +391,7 @@ class Outbox:
 
     def _cut_batch(self, now: float, *, from_the_end: bool = False) -> dict[str, Record]:
         batch: dict[str, Record] = {}
+        places = min(self._cap, _PROBE_SIZE) if self._failures else self._cap
         size = 0
         passed_over: set[str] = set()  # instances whose own records are held: nothing of them may go
         unfinished: set[str] = set()  # instances of which something is held: their finish may not go
@@ -379,7 +399,7 @@ class Outbox:
             set()
         )  # instances and names: what was recorded later must stay the last
         suspect: list[Record] = []
-        entries = reversed(self._waiting.items()) if from_the_end else iter(self._waiting.items())
+        entries = reversed(self._waiting.items()) if from_the_end else self._in_turn()
         for key, (_, _, record, record_size) in entries:
             instance_id = record.instance_id
             if from_the_end and not (type(record) is SpanRecord and self._is_registered(instance_id, batch)):
@@ -404,7 +424,7 @@ class Outbox:
                     suspect = suspect or line
                 continue
             size += record_size if len(line) == 1 else sum(map(_size_of, line))
-            if batch and (len(batch) + len(line) > self._cap or size > _BATCH_BYTES):
+            if batch and (len(batch) + len(line) > places or size > _BATCH_BYTES):
                 break
             for each in line:
                 batch[each.key] = each
@@ -414,7 +434,7 @@ class Outbox:
             return {each.key: each for each in suspect}
         wanted = [self._open[each][1] for each in self._wanted if each in self._open]
         for started in itertools.chain(wanted, self._overdue(now)):
-            if len(batch) >= self._cap:
+            if len(batch) >= places:
                 break
             if not self._is_registered(started.instance_id, batch):
                 continue
@@ -422,6 +442,16 @@ class Outbox:
             if not any(self._is_held(each, now) for each in line):
                 batch.update((each.key, each) for each in line)
         return batch
+
+    def _in_turn(self) -> Iterator[tuple[str, _Entry]]:
+        """Yield what waits, the beginnings of new runs first; those a second time in their place."""
+        if self._new and len(self._waiting) > self._cap:
+            latest = list(itertools.islice(reversed(self._new), self._cap // _PLACES_PER_NEW_RUN))
+            for instance_id in reversed(latest):
+                for key in (instance_id + "-register", instance_id + "-start"):
+                    if key in self._waiting:
+                        yield key, self._waiting[key]
+        yield from self._waiting.items()
 
     def _overdue(self, now: float) -> Iterator[SpanStarted]:
         """Yield the spans that have been open for so long that they are shown."""
@@ -648,6 +678,8 @@ class Outbox:
         if self._strikes:
             self._strikes.pop(waiting[2].key, None)
             self._held.pop(waiting[2].key, None)
+        if type(waiting[2]) is InstanceRegistered:
+            self._new.pop(waiting[2].instance_id, None)
         self._bytes -= waiting[3]
         self._returned -= waiting[0] == 0
         return True

@@ -28,6 +28,8 @@ from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
 from prefactor_trace._record import (
     QUALITY,
     InstanceFinished,
+    InstanceRegistered,
+    InstanceStarted,
     Ledger,
     Outcome,
     QualityRecorded,
@@ -67,6 +69,9 @@ _WARM_SECONDS = 1.0
 # so that what is new afterwards need not queue behind all the rest. What comes back from disk fills as much as that.
 _ROOM_BYTES = 24 * 1024 * 1024
 _ROOM_IN_TROUBLE_BYTES = 4 * 1024 * 1024
+_ROOM_IN_TROUBLE_RECORDS = 1_000  # twenty full batches: seconds, also if the records are small
+# Beyond the room there is a little for the beginnings of runs: they are to be seen, though their steps are on disk.
+_ROOM_FOR_RUNS = 1 / 16
 _LOADED_AT_ONCE = 500
 # How often it is looked for what processes that have died left.
 _ADOPT_SECONDS = 10.0
@@ -147,12 +152,12 @@ class Worker:
         self._thread_retry_at = 0.0
         self._stop_at: float | None = None
         self._stopped = False
+        self._has_left_off = False
         self._quiet_until: dict[str, float] = {}
         self._trouble: str | None = None
         self._has_told_trouble = False
         self._told_dropped: Counter[str] = Counter()
 
-        self._has_left_off = False
     def begin_in_child(self) -> None:
         """Start afresh after a fork: what waits is the parent's to send, its locks and sockets are the parent's."""
         # Kept alive and untouched: closing an inherited connection could speak on the parent's socket.
@@ -214,10 +219,11 @@ class Worker:
     def _carry_over_locked(self) -> None:
         now = time.monotonic()
         inbox, outbox, admit = self._inbox, self._outbox, self._shelf.admit
-        room = self._room_in_trouble if outbox.is_in_trouble else self._room
+        # Facts come by the thousand: for most of them this is one comparison.
+        plenty = 0 if outbox.is_in_trouble else self._room
         while inbox:
             fact, home = inbox.popleft()
-            has_room = self._stop_at is None and outbox.size < room
+            has_room = self._stop_at is None and (outbox.size < plenty or self._has_room(fact))
             if (
                 home is None
                 or admit(fact, home, has_room=has_room)
@@ -231,6 +237,17 @@ class Worker:
                 self._adopt_at = 0.0  # a child may have left something of this run
         while self._to_show:
             outbox.show(self._to_show.popleft())
+
+    def _has_room(self, fact: Fact) -> bool:
+        """Whether the outbox may have a new fact."""
+        outbox = self._outbox
+        room, length = self._room, 0
+        if outbox.is_in_trouble:
+            room, length = self._room_in_trouble, outbox.length
+        if outbox.size < room and length < _ROOM_IN_TROUBLE_RECORDS:
+            return True
+        most = min(room * (1 + _ROOM_FOR_RUNS), self._limits.buffer_bytes)
+        return isinstance(fact, (InstanceRegistered, InstanceStarted)) and outbox.size < most
 
     def _start_thread(self) -> None:
         if (
@@ -297,6 +314,14 @@ class Worker:
         self._drive(time.monotonic() + timeout, self._has_taken_over)
         return self.ledger
 
+    def leave_off(self) -> None:
+        """Let `take_over` return after the batch that is on its way, for good. What becomes of that is not logged.
+
+        Takes no lock, so it is never in vain. For one without a sender thread; who was taking over shuts it down.
+        """
+        self._has_left_off = True
+        self._bell.ring()
+
     def _has_taken_over(self) -> bool:
         is_idle = self._reading is None and self._outbox.is_empty and not self._shelf.waiting
         is_over = self._has_left_off or self._stop_at is not None
@@ -314,14 +339,6 @@ class Worker:
             self._adopt_at = 0.0
         self._bell.ring()
         return ticket
-
-    def leave_off(self) -> None:
-        """Let `take_over` return after the batch that is on its way, for good. What becomes of that is not logged.
-
-        Takes no lock, so it is never in vain. For one without a sender thread; who was taking over shuts it down.
-        """
-        self._has_left_off = True
-        self._bell.ring()
 
     def is_settled(self, ticket: int) -> bool:
         """Say whether everything that was recorded when *ticket* was given is delivered or dropped."""
@@ -583,7 +600,7 @@ class Worker:
         outbox = self._outbox
         # Spans that are open keep their place until they end, and must not keep out what could leave meanwhile.
         room = self._limits.buffer_bytes // 2 if outbox.is_empty else self._room_in_trouble
-        if outbox.size > room or outbox.is_in_trouble:
+        if outbox.size > room or outbox.length >= _ROOM_IN_TROUBLE_RECORDS or outbox.is_in_trouble:
             return False
         reading = self._reading or self._next_reading(spool)
         if reading is None:
@@ -676,6 +693,8 @@ class Worker:
 
     def _tell(self, outcome: Outcome) -> None:
         """Log each trouble and its end, and what is lost: each at most once a minute."""
+        if self._has_left_off:  # whoever wanted that is going, and the destination perhaps with them
+            return
         trouble = outcome.trouble
         if trouble is not None and trouble != self._trouble:
             where = "memory" if self._spool is None or self._spool.failure else "the spool"
@@ -693,8 +712,6 @@ class Worker:
 
     def _warn(self, kind: str, message: str, *details: object) -> bool:
         """Log, unless something of this kind was logged within the last minute. Return whether it was."""
-        if self._has_left_off:  # whoever wanted that is going, and the destination perhaps with them
-            return
         now = time.monotonic()
         if self._quiet_until.get(kind, 0.0) > now:
             return False

@@ -32,6 +32,10 @@ def started(span, parent=None, run="run", payload=b"{}"):
     return SpanStarted(span, run, parent, "type", span, 1_000, payload, True)
 
 
+def begun(run="run"):
+    return InstanceStarted(run, 1_000)
+
+
 def rated(number, run="run", name="verdict", payload=b"{}"):
     return QualityRecorded(f"q{number:05}", run, name, payload)
 
@@ -137,6 +141,61 @@ class TestLeaving:
         outbox.flush(0.0)
 
         assert deliver(outbox) == [f"{name}-open" for name in names[:-1]] + [names[-1]]
+
+
+class TestNewRuns:
+    """While more waits than a batch takes, the beginnings of the latest runs go ahead."""
+
+    def backlog(self, spans=300, **limits):
+        outbox = Outbox(Limits(**limits))
+        put(outbox, registered("old"), begun("old"))
+        for number in range(spans):
+            put(outbox, started(f"o{number:03}", run="old"), ended(f"o{number:03}"))
+        return outbox
+
+    def test_go_ahead(self):
+        """A run that begins behind a backlog is in the next batch; all that was there before keeps its order."""
+        outbox = self.backlog()
+        put(outbox, registered("new"), begun("new"), started("n", run="new"), ended("n"), finished("new"))
+        old = ["old-register", "old-start", *(f"o{number:03}" for number in range(300))]
+        first = keys(outbox.next(1.0))
+        assert first[:4] == ["old-register", "old-start", "new-register", "new-start"]
+        assert first[4:] == old[2:48]
+        assert deliver(outbox, 1.0) == [*first, *old[48:], "n", "new-finish"]
+
+    def test_leave_room_for_the_rest(self):
+        """However many runs begin, four fifths of a batch are for what was there before, and nothing starves."""
+        outbox = self.backlog()
+        went, runs = [], 0
+        while "o299" not in went:
+            for _ in range(20):
+                runs += 1
+                put(outbox, registered(f"r{runs:05}"), begun(f"r{runs:05}"))
+            batch = keys(outbox.next(1.0))
+            assert len(batch) == 50
+            assert sum(key.startswith("r") for key in batch) <= 10 or batch[-1] > "o299"
+            assert f"r{runs:05}-register" in batch
+            went += batch
+            outbox.resolve(Outcome(delivered=frozenset(batch)), 1.0, 0.5)
+        assert len(went) <= 50 * (300 // 40 + 2)
+
+    def test_one_that_is_refused_or_held_keeps_its_place(self):
+        """A new run whose start failed goes on in order: nothing of a run leaves before its beginning."""
+        outbox = self.backlog()
+        put(outbox, registered("new"), begun("new"), started("n", run="new"), ended("n"), finished("new"))
+        batch = keys(outbox.next(1.0))
+        outbox.resolve(Outcome(delivered=frozenset(batch) - {"new-start"}), 1.0, 0.5)
+        went = deliver(outbox, 1.0)
+        assert went.index("new-start") < went.index("n") < went.index("new-finish")
+        assert adds_up(outbox.ledger)
+
+    def test_what_comes_back_has_no_priority(self):
+        """A run that was kept elsewhere is not new, and waits behind what is."""
+        outbox = self.backlog()
+        outbox.put_back(registered("back"), 0.0)
+        put(outbox, registered("new"), begun("new"))
+        went = deliver(outbox, 1.0)
+        assert went.index("new-register") < 50 < went.index("back-register")
 
 
 class TestAnnouncing:
@@ -275,6 +334,20 @@ class TestRefusal:
 
 
 class TestTrouble:
+    def test_a_few_records_find_out_whether_it_is_over(self):
+        """After a failure a batch is small, so that its answer comes soon; after a success all goes again."""
+        outbox = Outbox()
+        for number in range(200):
+            put(outbox, started(f"s{number:03}"), ended(f"s{number:03}"))
+        sizes, now = [], 0.0
+        for outcome in ("down", "down", None, None, None):
+            batch = keys(outbox.next(now))
+            sizes.append(len(batch))
+            delivered = frozenset() if outcome else frozenset(batch)
+            outbox.resolve(Outcome(delivered=delivered, trouble=outcome), now, 0.0)
+
+        assert sizes == [50, 10, 10, 50, 50]
+
     def test_backoff_grows_with_full_jitter(self):
         """Waits are below 1, 2, 4 ... 30 seconds, and start anew after a success."""
         outbox = Outbox()

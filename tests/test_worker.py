@@ -736,6 +736,76 @@ class TestSpool:
         assert worker.ledger[:4] == (804, 804, {}, 0)
         assert site.stored.index("fresh-finish") < 200
 
+    def test_a_run_is_seen_though_memory_is_full(self, keep, site):
+        """A platform that is too slow shows a new run all the same, in the next batch; its steps come in their turn."""
+        worker = keep(limits=Limits(batch_delay=0.01, batch_size=20), segment_bytes=10_000)
+        old = run_of("old", spans=60, size=500)
+        put_all(worker, old)
+        assert worker._outbox.size > ROOM
+        fresh = run_of("fresh", spans=5, size=500)
+        put_all(worker, fresh)
+        assert worker._outbox.size <= ROOM + 3_000
+        worker._step(1.0)
+        assert "fresh-register" in site.stored
+
+        assert worker.flush(20)[:4] == (71, 71, {}, 0)
+        for facts in (old, fresh):
+            wanted = keys_of(*facts)
+            assert [each for each in site.stored if each in set(wanted)] == wanted
+
+    def test_small_records_do_not_pile_up_in_an_outage(self, keep, site, monkeypatch):
+        """What is in memory when it is over is sent within seconds, however small the records are."""
+        monkeypatch.setattr("prefactor_trace._worker._ROOM_IN_TROUBLE_RECORDS", 30)
+        worker = keep(limits=Limits(batch_delay=0.01, batch_size=5), segment_bytes=10_000)
+        site.is_down = True
+        put_all(worker, run_of("first"))
+        worker.flush(0.05)
+        for number in range(50):
+            put_all(worker, run_of(f"run{number:03}", spans=5))
+        longest = worker._outbox.length
+        site.is_down = False
+        ledger = worker.flush(20)
+
+        assert longest < 60  # thirty, and the beginnings of runs
+        assert ledger[:4] == (404, 404, {}, 0)
+
+    def test_leaving_off(self, keep, site):
+        """Whoever takes over leaves off after the batch under way, though the lock is busy, and says nothing of it."""
+        put_all(first := keep(limits=Limits(batch_delay=60)), run_of("run", spans=300))
+        first.shutdown(0.0)
+        entered, go_on = threading.Event(), threading.Event()
+
+        class Slow(Site):
+            def export(self, batch):
+                entered.set()
+                go_on.wait(10)
+                return Outcome(trouble="the platform is gone")
+
+        second = keep(Slow())
+        taking_over = threading.Thread(target=second.take_over, args=(60,))
+        taking_over.start()
+        assert entered.wait(10)
+        with second._lock:
+            second.leave_off()
+        go_on.set()
+        taking_over.join(5)
+        assert not taking_over.is_alive()
+
+    def test_leaving_off_is_silent(self, keep, site, caplog):
+        """What fails after `leave_off` is no news, and what is left waits for the next worker."""
+        put_all(first := keep(limits=Limits(batch_delay=60)), run_of("run", spans=300))
+        site.is_down = True
+        first.shutdown(0.0)
+        caplog.clear()
+        second = keep()
+        second.leave_off()
+        second.take_over(5)
+        second.shutdown(0.0)
+        assert [each for each in caplog.records if each.levelname == "WARNING"] == []
+
+        site.is_down = False
+        assert keep().take_over(20)[:4] == (303, 303, {}, 0)
+
     def test_shutdown_leaves_on_disk_what_was_not_delivered(self, keep, site, folder, caplog):
         """At the end in an outage nothing is dropped: it is pending, and the next worker delivers it once, in order."""
         caplog.set_level("INFO")
