@@ -745,7 +745,8 @@ class TestSpool:
         fresh = run_of("fresh", spans=5, size=500)
         put_all(worker, fresh)
         assert worker._outbox.size <= ROOM + 3_000
-        worker._step(1.0)
+        while not site.stored:
+            worker._step(1.0)
         assert "fresh-register" in site.stored
 
         assert worker.flush(20)[:4] == (71, 71, {}, 0)
