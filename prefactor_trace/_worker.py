@@ -388,7 +388,7 @@ class Worker:
         """
         if self.is_closed or threading.current_thread() is self._thread:
             return False
-        with self._locked(deadline - time.monotonic()) as mine:
+        with self._locked(_LOCK_SECONDS) as mine:  # however little time there is, `close` must not be in vain
             if not mine:
                 return False
             self._carry_over_locked()
@@ -417,10 +417,11 @@ class Worker:
                 self._carry_over_locked()
                 self._outbox.abandon("exit", but=self._shelf)
         if self._thread is None:
-            # Whoever is sending without a thread comes to the end of it first.
-            with self._turn(_LOCK_SECONDS):
-                self._close_spool()
-                self._close_exporter()
+            # Whoever is sending without a thread comes to the end of it first; else files and sockets stay open.
+            with self._turn(_LOCK_SECONDS) as mine:
+                if mine:
+                    self._close_spool()
+                    self._close_exporter()
         ledger = self.ledger
         if lost := ledger.dropped.get("exit", 0):
             logger.warning("%d records could not be delivered before the end and are lost", lost)
