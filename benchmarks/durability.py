@@ -228,11 +228,11 @@ class _Answers(BaseHTTPRequestHandler):
             threading.Event().wait()
         if mode == "503":
             self._respond(503, b"{}", {"Connection": "close"})
-        elif self.server.platform is None:
-            self.server.take(body, self.headers.get("Content-Encoding", ""))
+            return
+        self.server.take(body, self.headers.get("Content-Encoding", ""))
+        if self.server.platform is None:
             self._respond(200, b"{}", {})
         else:
-            self.server.take(body, self.headers.get("Content-Encoding", ""))
             self._pass_on(body)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _answer  # noqa: N815 - names that the standard library looks for

@@ -34,50 +34,11 @@ ROUNDS = 1 if QUICK else 12  # of each kind of secret in each kind of payload
 SECONDS = 0.01 if QUICK else 0.4
 
 _ALPHABET = string.ascii_letters + string.digits
-_WORDS = [
-    "please",
-    "check",
-    "the",
-    "order",
-    "and",
-    "tell",
-    "me",
-    "what",
-    "we",
-    "can",
-    "do",
-    "about",
-    "the",
-    "refund",
-    "because",
-    "it",
-    "was",
-    "late",
-    "again",
-    "this",
-    "week",
-    "customer",
-    "asked",
-    "for",
-    "an",
-    "update",
-    "on",
-    "session",
-    "three",
-    "of",
-    "our",
-    "plan",
-    "while",
-    "token",
-    "counts",
-    "and",
-    "keys",
-    "of",
-    "the",
-    "map",
-    "stay",
-    "low",
-]
+_WORDS = (
+    "please check the order and tell me what we can do about the refund because it was late again this "  # noqa: SIM905 - a list of words reads better so
+    "week customer asked for an update on session three of our plan while token counts and keys of the "
+    "map stay low".split()
+)
 
 
 def secrets(dice: random.Random) -> dict[str, tuple[str, str]]:

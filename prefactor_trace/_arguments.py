@@ -22,6 +22,7 @@ import orjson
 
 from prefactor_trace import _guard
 from prefactor_trace._capture import capture
+from prefactor_trace._types import closure_of, is_own, resolve
 from prefactor_trace.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):  # a builtin without a signature
         parameters = []
-    skipped = 1 if parameters and _is_method(function, parameters[0].name) else 0
+    skipped = 1 if parameters and is_own(parameters[0].name, getattr(function, "__qualname__", "")) else 0
     names = [
         each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
     ]
@@ -175,12 +176,6 @@ def plain(function: Any) -> Any:
     if isinstance(function, property):
         return function.fget
     return function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
-
-
-def _is_method(function: Any, first: str) -> bool:
-    # A function defined in a class body has the class before its name; what is defined in a function has `<locals>`.
-    owner = getattr(function, "__qualname__", "").rpartition(".")[0]
-    return first in ("self", "cls") and bool(owner) and not owner.endswith("<locals>")
 
 
 def _warn_of_strangers(choice: Choice, parameters: list[inspect.Parameter], span: str) -> None:
@@ -253,7 +248,8 @@ class _Marks:
         marks: dict[str, Mark] = {}
         for name, annotation in self.may_be.items():
             try:
-                mark = _mark_in(_resolve(annotation, self._function), _DEEPEST)
+                namespace = getattr(self._function, "__globals__", {})
+                mark = _mark_in(resolve(annotation, namespace, dict(closure_of(self._function))), _DEEPEST)
             except Exception:  # what it names is not there, or is no type
                 mark = _mark_by_name(annotation)
             if mark is not None:
@@ -286,22 +282,6 @@ def _may_hold_mark(annotation: object) -> bool:
     if isinstance(annotation, str):
         return not _PLAIN_WORDS.issuperset(_WORD.findall(annotation))
     return annotation is not None and annotation is not Any and type(annotation) is not type
-
-
-def _resolve(annotation: object, function: Any) -> Any:
-    """Return the type that *annotation* of *function* stands for. Raises if it cannot be found."""
-    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
-    local = {
-        name: cell.cell_contents
-        for name, cell in zip(code.co_freevars if code else (), cells, strict=False)
-        if cell != _EMPTY_CELL
-    }
-    bearer = types.SimpleNamespace(__annotations__={"it": annotation})
-    hints = typing.get_type_hints(bearer, getattr(function, "__globals__", {}), local, include_extras=True)
-    return hints["it"]
-
-
-_EMPTY_CELL = types.CellType()
 
 
 def _mark_in(hint: Any, deepest: int) -> Mark | None:

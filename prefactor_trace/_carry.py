@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import inspect
+import types
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefactor_trace import _context
+from prefactor_trace._wrap import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -34,27 +35,8 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
     if _context.noted_departure is not None:
         _context.noted_departure()
     context = contextvars.copy_context()
-    carried: Callable[P, R] = functools.wraps(function)(_kind_of(function)(function, context))
+    carried: Callable[P, R] = functools.wraps(function)(_MAKERS[kind_of(function)](function, context))
     return carried
-
-
-def _kind_of(function: Any) -> Callable[[Any, contextvars.Context], Any]:
-    """Return what makes a carried function of the same kind."""
-    call = inspect.getattr_static(type(_without_partial(function)), "__call__", None)
-    for each in (function, call):
-        if inspect.isasyncgenfunction(each):
-            return _async_generator
-        if inspect.iscoroutinefunction(each):
-            return _coroutine
-        if inspect.isgeneratorfunction(each):
-            return _generator
-    return _function
-
-
-def _without_partial(function: Any) -> Any:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
 
 
 def _function(function: Any, context: contextvars.Context) -> Any:
@@ -78,6 +60,10 @@ def _generator(function: Any, context: contextvars.Context) -> Any:
         return (yield from _steps(own, own.run(function, *args, **kwargs)))
 
     return carried
+
+
+def _awaitable_generator(function: Any, context: contextvars.Context) -> Any:
+    return types.coroutine(_generator(function, context))
 
 
 def _async_generator(function: Any, context: contextvars.Context) -> Any:
@@ -105,6 +91,15 @@ def _async_generator(function: Any, context: contextvars.Context) -> Any:
             raise
 
     return carried
+
+
+_MAKERS = {
+    "async generator": _async_generator,
+    "awaitable generator": _awaitable_generator,
+    "coroutine": _coroutine,
+    "function": _function,
+    "generator": _generator,
+}
 
 
 class _Inside:

@@ -9,16 +9,14 @@ for other processes `propagation`.
 from __future__ import annotations
 
 import contextvars
-import logging
 from typing import TYPE_CHECKING, Any
 
+from prefactor_trace import _guard
 from prefactor_trace._ending import ending_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-logger = logging.getLogger("prefactor_trace")
 
 
 class Scope:
@@ -154,7 +152,7 @@ def no_implicit_instance() -> Any:
     global _said_outside  # noqa: PLW0603 - a note to self
     if not _said_outside:
         _said_outside = True
-        logger.debug("a span outside of any instance is not recorded")
+        _guard.logger.debug("a span outside of any instance is not recorded")
 
 
 _said_outside = False

@@ -232,9 +232,8 @@ def _stand_in(thing: Any, wrapper: Any, by: Decorator) -> Any:
     special = {name for each in kind.__mro__ for name in vars(each) if name[:2] == name[-2:] == "__"} - _OWN
     methods = {name: getattr(kind, name, None) for name in special}
     members: dict[str, Any] = {name: _forwarded(each) for name, each in methods.items() if callable(each)}
-    members |= {
-        name: None for name, each in methods.items() if each is None
-    }  # switched off, as `__hash__` can be
+    # Switched off, as `__hash__` can be.
+    members |= {name: None for name, each in methods.items() if each is None}
     members |= {name: property(_attribute(name)) for name in ("__doc__", "__module__")}
     members |= {"__slots__": (), "__call__": staticmethod(wrapper), "__class__": property(lambda _self: kind)}
     if hasattr(kind, "__get__"):

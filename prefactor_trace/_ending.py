@@ -39,9 +39,8 @@ def _ending_of_leaf(error: BaseException) -> Ending:
     # issubclass on the type, not isinstance: that would ask the object's own `__class__`.
     kind = type(error)
     if issubclass(kind, SystemExit):
-        code = SystemExit.__dict__["code"].__get__(
-            error
-        )  # the slot itself: a subclass may have put a property over it
+        # The slot itself: a subclass may have put a property over it.
+        code = SystemExit.__dict__["code"].__get__(error)
         return "complete" if code is None or (type(code) in (int, bool) and code == 0) else "failed"
     if issubclass(kind, (KeyboardInterrupt, *_loaded(_CANCELLATIONS))):
         return "cancelled"

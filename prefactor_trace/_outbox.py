@@ -14,6 +14,10 @@ up is stepped over, so that its children hang from the next span above. An annou
 repeated until it is known, even if the span has ended meanwhile: the platform may have it, and a second create
 under the same id would be refused.
 
+When more waits than one batch takes, the beginnings of the latest runs go ahead, as a part of every batch: so a run is
+seen soon after it has begun, however much there is to catch up with. They may, because nothing of a run comes before
+its beginning; all the rest leaves in the order in which it came.
+
 A run may be another process's, and so may the span that ours hang from: a **stranger**. What comes to the platform
 before the stranger does is refused, held, and tried again. A run that never comes is given up with all of its spans; a
 span that never comes is stepped over.
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
 
     from prefactor_trace._record import Fact, InstanceRecord, Record
 
+    _Entry = tuple[int, float, Record, int]
+
 # Waits between attempts while the platform is in trouble: full jitter below 1 s, 2 s, 4 s ... 30 s.
 _BACKOFF_SECONDS = 1.0
 _BACKOFF_CAP_SECONDS = 30.0
@@ -54,6 +60,11 @@ _ENDED_KEPT = 1_000
 # One request's bytes; the platform publishes no limit (API contract section 13, no. 2).
 _BATCH_BYTES = 1_000_000
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
+# While there is much to catch up with, one new run for so many places in a batch goes ahead: its beginning costs two
+# requests, and what is older must get on as well.
+_PLACES_PER_NEW_RUN = 10
+# After a failure a few records find out whether the platform takes any: then all may follow at once.
+_PROBE_SIZE = 10
 # Spans of a run that another process registers may be earlier than it: so often, and so long, they are tried again.
 _STRANGER_SECONDS = (0.2, 1.0, 5.0, 30.0, 120.0, 300.0)
 _STRANGER_TRIES_AT_END = 2  # if there is no disk on which they could wait for the next process
@@ -111,11 +122,11 @@ class Outbox:
         self._limits = limits
         self._tight = limits.buffer_bytes * 7 // 8
         self._open: dict[str, tuple[float, SpanStarted]] = {}  # since when
-        self._quiet: dict[str, tuple[float, SpanStarted]] = {}  # the same, for those that no time announces
         self._announced: dict[str, SpanStarted] = {}
         # Spans by their id, instance records by their key → ticket, since when, what, its size.
-        self._waiting: dict[str, tuple[int, float, Record, int]] = {}
+        self._waiting: dict[str, _Entry] = {}
         self._bytes = 0
+        self._new: dict[str, None] = {}  # instances whose registration is waiting, and was never elsewhere
         self._running: set[str] = set()  # instances registered and not finished
         self._dead: dict[str, str] = {}  # instances the platform refused → why
         self._over: dict[
@@ -158,6 +169,11 @@ class Outbox:
         return self._bytes
 
     @property
+    def length(self) -> int:
+        """How many records are waiting to be sent."""
+        return len(self._waiting)
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is waiting to be sent."""
         return not self._waiting
@@ -176,10 +192,7 @@ class Outbox:
 
     def holds(self, span_id: str) -> bool:
         """Whether a span has begun in here, and not ended."""
-        return self._has_open(span_id) or span_id in self._announced
-
-    def _has_open(self, span_id: str) -> bool:
-        return span_id in self._open or span_id in self._quiet
+        return span_id in self._open or span_id in self._announced
 
     def put_back(self, fact: Fact, now: float) -> None:
         """Take a fact that was recorded before and kept elsewhere: also after `close`."""
@@ -209,15 +222,15 @@ class Outbox:
             started = started._replace(payload=_LEFT_OUT)
             size = started.size
             self._notes["payload left out: buffer full"] += 1
-        (self._quiet if started.quiet else self._open)[started.id] = (now, started)
+        self._open[started.id] = (now, started)
         self._bytes += size
         parent_id = started.parent_id
-        if parent_id is not None and not self.holds(parent_id):
+        if parent_id is not None and parent_id not in self._open and parent_id not in self._announced:
             self._strangers[parent_id] = None
             _keep_latest(self._strangers, _STRANGERS_KEPT)
 
     def _put_ended(self, ended: SpanEnded, now: float) -> None:
-        opened = self._open.pop(ended.id, None) or self._quiet.pop(ended.id, None)
+        opened = self._open.pop(ended.id, None)
         started = opened[1] if opened else self._announced.pop(ended.id, None)
         if started is None:  # its start was given up, or belongs to the process we were forked from
             return
@@ -275,6 +288,8 @@ class Outbox:
             return
         self._waiting[fact.key] = (self._next_ticket(), now, fact, size)
         self._bytes += size
+        if type(fact) is InstanceRegistered and not self._is_returning:
+            self._new[instance_id] = None
         if self._is_returning and type(fact) is QualityRecorded:
             self._move_finish_back(instance_id)
 
@@ -297,7 +312,7 @@ class Outbox:
 
     def show(self, span_id: str) -> None:
         """Announce an open span without delay: another process is about to hang spans from it."""
-        if self._has_open(span_id):
+        if span_id in self._open:
             self._wanted[span_id] = None
 
     def leave(self, instance_id: str) -> None:
@@ -330,8 +345,7 @@ class Outbox:
     def _until_something_goes(self, now: float) -> float:
         """Seconds, when all that is due is held."""
         moments = [until for until, _ in self._held.values()]
-        if self._open:
-            moments.append(next(iter(self._open.values()))[0] + self._limits.live_after)
+        moments += [since + self._limits.live_after for since, _ in self._next_shown()]
         moments = [each for each in moments if each > now]
         if self.holds_finishes:
             moments.append(now)
@@ -339,10 +353,10 @@ class Outbox:
 
     def _due(self, now: float) -> float | None:
         """Seconds until there is something to send; None: nothing is in sight."""
-        if self._held and not self._waiting and not self._open and not self._quiet:
+        if self._held and not self._waiting and not self._open:
             self._held.clear()
         if self._wanted:
-            self._wanted = {each: None for each in self._wanted if self._has_open(each)}
+            self._wanted = {each: None for each in self._wanted if each in self._open}
             if self._wanted:
                 return 0.0
         # While a run is going on, a span may begin at any moment without a word to us.
@@ -357,12 +371,10 @@ class Outbox:
                 if hurry or len(self._waiting) >= self._limits.batch_size:
                     return 0.0
                 times.append(since + self._limits.batch_delay - now)
-        if self._open:
-            since, _ = next(iter(self._open.values()))
-            times.append(since + self._limits.live_after - now)
+        times += [since + self._limits.live_after - now for since, _ in self._next_shown()]
         return max(0.0, min(times)) if times else None
 
-    def _first_to_go(self, now: float) -> tuple[int, float, Record, int] | None:
+    def _first_to_go(self, now: float) -> _Entry | None:
         if self._held:
             self._held = {key: each for key, each in self._held.items() if each[0] > now - _HELD_KEPT_SECONDS}
         if not self._held:
@@ -376,6 +388,7 @@ class Outbox:
 
     def _cut_batch(self, now: float, *, from_the_end: bool = False) -> dict[str, Record]:
         batch: dict[str, Record] = {}
+        places = min(self._cap, _PROBE_SIZE) if self._failures else self._cap
         size = 0
         passed_over: set[str] = set()  # instances whose own records are held: nothing of them may go
         unfinished: set[str] = set()  # instances of which something is held: their finish may not go
@@ -383,7 +396,7 @@ class Outbox:
             set()
         )  # instances and names: what was recorded later must stay the last
         suspect: list[Record] = []
-        entries = reversed(self._waiting.items()) if from_the_end else iter(self._waiting.items())
+        entries = reversed(self._waiting.items()) if from_the_end else self._in_turn()
         for key, (_, _, record, record_size) in entries:
             instance_id = record.instance_id
             if from_the_end and not (type(record) is SpanRecord and self._is_registered(instance_id, batch)):
@@ -408,7 +421,7 @@ class Outbox:
                     suspect = suspect or line
                 continue
             size += record_size if len(line) == 1 else sum(map(_size_of, line))
-            if batch and (len(batch) + len(line) > self._cap or size > _BATCH_BYTES):
+            if batch and (len(batch) + len(line) > places or size > _BATCH_BYTES):
                 break
             for each in line:
                 batch[each.key] = each
@@ -416,11 +429,9 @@ class Outbox:
                 break  # not the record itself is going, so nothing behind it may: it could be its run's finish
         if not batch and suspect:  # what the platform has failed over goes alone, and after all others
             return {each.key: each for each in suspect}
-        wanted = [
-            opened[1] for each in self._wanted if (opened := self._open.get(each) or self._quiet.get(each))
-        ]
+        wanted = [self._open[each][1] for each in self._wanted if each in self._open]
         for started in itertools.chain(wanted, self._overdue(now)):
-            if len(batch) >= self._cap:
+            if len(batch) >= places:
                 break
             if not self._is_registered(started.instance_id, batch):
                 continue
@@ -429,12 +440,29 @@ class Outbox:
                 batch.update((each.key, each) for each in line)
         return batch
 
+    def _in_turn(self) -> Iterator[tuple[str, _Entry]]:
+        """Yield what waits, the beginnings of new runs first; those a second time in their place."""
+        if self._new and len(self._waiting) > self._cap:
+            latest = list(itertools.islice(reversed(self._new), self._cap // _PLACES_PER_NEW_RUN))
+            for instance_id in reversed(latest):
+                for key in (instance_id + "-register", instance_id + "-start"):
+                    if key in self._waiting:
+                        yield key, self._waiting[key]
+        yield from self._waiting.items()
+
     def _overdue(self, now: float) -> Iterator[SpanStarted]:
         """Yield the spans that have been open for so long that they are shown."""
-        for since, started in self._open.values():
+        for since, started in self._to_be_shown():
             if since + self._limits.live_after > now:
                 return
             yield started
+
+    def _next_shown(self) -> Iterator[tuple[float, SpanStarted]]:
+        return itertools.islice(self._to_be_shown(), 1)
+
+    def _to_be_shown(self) -> Iterator[tuple[float, SpanStarted]]:
+        """Yield the open spans that are shown if they take long, with when they came; the oldest first."""
+        return (each for each in self._open.values() if not each[1].quiet)
 
     def _line(self, record: Record, batch: dict[str, Record]) -> list[Record]:
         """Return *record* as it is to be sent, behind the parents that neither platform nor *batch* have yet."""
@@ -453,9 +481,8 @@ class Outbox:
 
     def _unknown(self, span_id: str) -> SpanRecord | None:
         """Return what the platform must be sent to know the span; None if it knows it, or never will."""
-        opened = self._open.get(span_id) or self._quiet.get(span_id)
-        if opened is not None:
-            return SpanRecord(opened[1], None)
+        if span_id in self._open:
+            return SpanRecord(self._open[span_id][1], None)
         waiting = self._waiting.get(span_id)
         if waiting is None or waiting[2].announced:  # type: ignore[union-attr] # under a span's id is a span
             return None
@@ -628,7 +655,7 @@ class Outbox:
     def _announce(self, record: SpanRecord) -> None:
         """The platform knows the span as active: what is left to send, now or later, is its finish."""
         self._unsure.discard(record.id)
-        if self._take_open(record.id):
+        if self._open.pop(record.id, None):
             self._announced[record.id] = record.started
         elif record.id in self._waiting:  # it ended while its announcement was on the way
             # The finish keeps its place: before the finish of its instance.
@@ -642,7 +669,7 @@ class Outbox:
                 self._drop(record.key, reason)
             return
         # An announcement refused is the span refused: nothing in a later create would be better.
-        opened = self._take_open(record.id) if record.ended is None else None
+        opened = self._open.pop(record.id, None) if record.ended is None else None
         if opened:
             self._bytes -= record.started.size
         if opened or self._forget(record.id):
@@ -655,6 +682,8 @@ class Outbox:
         if self._strikes:
             self._strikes.pop(waiting[2].key, None)
             self._held.pop(waiting[2].key, None)
+        if type(waiting[2]) is InstanceRegistered:
+            self._new.pop(waiting[2].instance_id, None)
         self._bytes -= waiting[3]
         self._returned -= waiting[0] == 0
         return True
@@ -676,18 +705,13 @@ class Outbox:
             self._drop(key, reason)
         for started in list(self._still_open()):
             if started.instance_id == instance_id:
-                self._take_open(started.id)
+                self._open.pop(started.id, None)
                 self._announced.pop(started.id, None)
                 self._bytes -= started.size
                 self._drop(started.id, reason)
 
-    def _take_open(self, span_id: str) -> SpanStarted | None:
-        opened = self._open.pop(span_id, None) or self._quiet.pop(span_id, None)
-        return opened and opened[1]
-
     def _still_open(self) -> Iterator[SpanStarted]:
         yield from (started for _, started in self._open.values())
-        yield from (started for _, started in self._quiet.values())
         yield from self._announced.values()
 
     # -- flush, close, count -------------------------------------------------------------------------------
@@ -729,10 +753,10 @@ class Outbox:
 
     def abandon(self, reason: str, *, but: Container[str] = ()) -> None:
         """Drop everything that is left. *but*: ids and keys of what is kept elsewhere, and stays pending."""
-        for key in [*self._waiting, *self._open, *self._quiet, *self._announced]:
+        for key in [*self._waiting, *self._open, *self._announced]:
             if key in but:
                 continue
-            started = self._announced.pop(key, None) or self._take_open(key)
+            started = self._announced.pop(key, None) or self._open.pop(key, (0.0, None))[1]
             if started is not None:
                 self._bytes -= started.size
             self._forget(key)
@@ -757,7 +781,7 @@ class Outbox:
     @property
     def ledger(self) -> Ledger:
         """The account so far; it always adds up."""
-        pending = len(self._waiting) + len(self._open) + len(self._quiet) + len(self._announced)
+        pending = len(self._waiting) + len(self._open) + len(self._announced)
         return Ledger(self._created, self._delivered, dict(self._dropped), pending, dict(self._notes))
 
 

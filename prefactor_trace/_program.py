@@ -54,9 +54,7 @@ def _imported(where: str) -> ModuleType:
             return _imported_file(Path(where))
         sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(where)
-    except KeyboardInterrupt:
-        raise
-    except ConfigurationError:
+    except (KeyboardInterrupt, ConfigurationError):
         raise
     except BaseException as error:  # it is the user's, and may end in any way
         told = f"{type(error).__name__}: {error}".rstrip(": ")

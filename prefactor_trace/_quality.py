@@ -1,8 +1,8 @@
 """Ratings of runs: a call of `record_quality` becomes the bytes that are sent, or the reason why it does not.
 
 In comes what the caller gave, on their thread; out go a name that is declared and a payload that fits its schema. What
-is checked is the payload as it was captured; what is sent is the same without secrets. None of the user's code runs, and no reference in a schema
-is followed out of it, to a file or over the network.
+is checked is the payload as it was captured; what is sent is the same without secrets. None of the user's code runs,
+and no reference in a schema is followed out of it, to a file or over the network.
 
 The judge is `jsonschema-rs`, loaded with the first payload. Where it is not installed, or cannot read a schema that the
 platform may well understand, payloads are sent as they are, and the log says so once for each kind.

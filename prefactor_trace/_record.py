@@ -1,8 +1,8 @@
 """Facts and records: what the agent's thread tells, and what travels.
 
 A **fact** is told once, at the moment it happens, and never changes: an instance registered, started, rated or
-finished; a span started or ended. A **record** is what the outbox makes of facts and the wire sends. Instance facts travel
-as they are; the two facts of a span travel together as one `SpanRecord`.
+finished; a span started or ended. A **record** is what the outbox makes of facts and the wire sends. Instance facts
+travel as they are; the two facts of a span travel together as one `SpanRecord`.
 
 Everything here is a value: small fields, and the user's data as JSON bytes already. Times are integers,
 nanoseconds since the Unix epoch. Every record has a `key`, its idempotency key on the wire: made from its id, so

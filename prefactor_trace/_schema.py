@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import orjson
 
 from prefactor_trace import _guard
+from prefactor_trace._peek import clean
 from prefactor_trace._types import Signature, note
 from prefactor_trace.errors import ConfigurationError
 
@@ -65,20 +66,7 @@ class SpanType:
 
     def __post_init__(self) -> None:
         """Refuse here, where it is written, what the platform would refuse with the whole run."""
-        if not isinstance(self.name, str) or not self.name:
-            raise ConfigurationError("SpanType: the name must be a text that is not empty")
-        for name in ("title", "description", "template"):
-            if not isinstance(getattr(self, name), str | None):
-                raise ConfigurationError(f"SpanType {self.name!r}: {name} must be a text")
-        for name in ("params_schema", "result_schema"):
-            if not isinstance(getattr(self, name), dict | None):
-                raise ConfigurationError(f"SpanType {self.name!r}: {name} must be a JSON object")
-        if not _is_risk(self.data_risk):
-            raise ConfigurationError(f"SpanType {self.name!r}: data_risk must be an object of objects")
-        try:
-            orjson.dumps(self.to_wire())
-        except TypeError as error:
-            raise ConfigurationError(f"SpanType {self.name!r} is not JSON: {error}") from None
+        _require_sound(self, {"params_schema": self.params_schema, "result_schema": self.result_schema})
 
     def to_wire(self) -> dict[str, Any]:
         """Return the item of `span_type_schemas` (API contract section 7.1)."""
@@ -100,7 +88,7 @@ class SpanType:
         return True
 
 
-def _words(said: SpanType | Said) -> dict[str, Any]:
+def _words(said: SpanType | Said | QualityType) -> dict[str, Any]:
     """Return what is said about a type beside its schemas, as far as anything is."""
     words = {
         "title": said.title,
@@ -271,33 +259,30 @@ class QualityType:
 
     def __post_init__(self) -> None:
         """Refuse here, where it is written, what the platform would refuse with the whole run."""
-        if not isinstance(self.name, str) or not self.name:
-            raise ConfigurationError("QualityType: the name must be a text that is not empty")
-        for name in ("title", "description", "template"):
-            if not isinstance(getattr(self, name), str | None):
-                raise ConfigurationError(f"QualityType {self.name!r}: {name} must be a text")
-        if not isinstance(self.schema, dict | None):
-            raise ConfigurationError(f"QualityType {self.name!r}: the schema must be a JSON object")
-        if not _is_risk(self.data_risk):
-            raise ConfigurationError(f"QualityType {self.name!r}: data_risk must be an object of objects")
-        try:
-            orjson.dumps(self.to_wire())
-        except TypeError as error:
-            raise ConfigurationError(f"QualityType {self.name!r} is not JSON: {error}") from None
+        _require_sound(self, {"the schema": self.schema})
 
     def to_wire(self) -> dict[str, Any]:
         """Return the item of `quality_schemas` (API contract section 7.4)."""
-        optional = {
-            "title": self.title,
-            "description": self.description,
-            "template": self.template,
-            "data_risk": _whole_risk(self.data_risk),
-        }
-        return {
-            "name": self.name,
-            "schema": self.schema or _ANY_OBJECT,
-            **{key: value for key, value in optional.items() if value is not None},
-        }
+        return {"name": self.name, "schema": self.schema or _ANY_OBJECT, **_words(self)}
+
+
+def _require_sound(declared: SpanType | QualityType, schemas: Mapping[str, object]) -> None:
+    """Raise ConfigurationError for what the platform would refuse. *schemas*: those of the type, as they are called."""
+    kind = type(declared).__name__
+    if not isinstance(declared.name, str) or not declared.name:
+        raise ConfigurationError(f"{kind}: the name must be a text that is not empty")
+    for name in ("title", "description", "template"):
+        if not isinstance(getattr(declared, name), str | None):
+            raise ConfigurationError(f"{kind} {declared.name!r}: {name} must be a text")
+    for name, schema in schemas.items():
+        if not isinstance(schema, dict | None):
+            raise ConfigurationError(f"{kind} {declared.name!r}: {name} must be a JSON object")
+    if not _is_risk(declared.data_risk):
+        raise ConfigurationError(f"{kind} {declared.name!r}: data_risk must be an object of objects")
+    try:
+        orjson.dumps(declared.to_wire())
+    except TypeError as error:
+        raise ConfigurationError(f"{kind} {declared.name!r} is not JSON: {error}") from None
 
 
 _RISK_PARTS = ("action_profile", "params_data_categories", "result_data_categories")
@@ -504,7 +489,7 @@ def is_about(template: object, data_risk: object) -> bool:
 
 
 def _writable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return clean(str.__str__(text))  # of a subclass as well, without its code
 
 
 def declare(span_type: _Type) -> _Type:

@@ -432,9 +432,8 @@ _TAIL = re.compile(
     + r")\Z"
 )
 _TAIL_LENGTH = 400
-_CUT_INSIDE = re.compile(
-    r"\.\.\. \([0-9]{1,12} characters\)"
-)  # as `shorten` leaves it, in texts put together of others
+# As `shorten` leaves it, in texts put together of others.
+_CUT_INSIDE = re.compile(r"\.\.\. \([0-9]{1,12} characters\)")
 
 
 def _shaped(text: str, start: int, end: int) -> Iterator[Found]:
@@ -571,9 +570,7 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     return start, rest.end() if rest else end
 
 
-_JUDGED = (
-    64  # characters by which a value is told from what stands for one: all of it each time would be quadratic
-)
+_JUDGED = 64  # characters that tell a value from what stands for one: all of it each time would be quadratic
 _LONG = 2_048  # characters of a value behind which its end is looked for in a simpler way, and rather later
 _MOST_SIGNS = 1_000  # quotes or brackets in a value; with more it goes to the end of the text
 _MOST_BACKSLASHES = 64  # before a quote

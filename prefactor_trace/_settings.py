@@ -98,16 +98,17 @@ def _names(value: object) -> tuple[str, ...]:
 
 
 def _level(value: object) -> str:
-    word = value.strip().lower() if isinstance(value, str) else ""
-    if word not in _LEVELS:
-        raise ValueError(f"must be one of {', '.join(_LEVELS)}")
-    return word
+    return _one_of(value, _LEVELS)
 
 
 def _on_error(value: object) -> str:
+    return _one_of(value, _ON_ERROR)
+
+
+def _one_of(value: object, words: tuple[str, ...]) -> str:
     word = value.strip().lower() if isinstance(value, str) else ""
-    if word not in _ON_ERROR:
-        raise ValueError(f"must be one of {', '.join(_ON_ERROR)}")
+    if word not in words:
+        raise ValueError(f"must be one of {', '.join(words)}")
     return word
 
 

@@ -144,10 +144,7 @@ class Shelf:
             self._doomed[instance_id] = reason
             self.unpin(instance_id)
         if forget:
-            left = {
-                key: tuple(each for each in homes if each is not home) for key, homes in self._homes.items()
-            }
-            self._homes = {key: homes for key, homes in left.items() if homes}
+            self._homes = {key: left for key, homes in self._homes.items() if (left := _without(homes, home))}
         self.waiting -= home.waiting
         self.dropped[reason] += home.waiting
         home.unsettled -= home.deferred
@@ -214,3 +211,12 @@ class Shelf:
     def _keep(self, fact: Fact, home: Home) -> None:
         key = identity(fact)
         self._homes[key] = (*self._homes.get(key, ()), home)
+
+
+def _without(homes: tuple[Home, ...], gone: Home) -> tuple[Home, ...]:
+    """Return where a record still is when one of its homes is gone; the end of a span is none without its beginning."""
+    if homes[0] is not gone:
+        return homes if gone not in homes else homes[:1]
+    for home in homes[1:]:
+        home.unsettled -= home is not gone
+    return ()

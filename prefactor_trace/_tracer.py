@@ -125,9 +125,8 @@ class TracerCore:
         """
         self._is_left_to_parent = True
         util = sys.modules.get("multiprocessing.util")
-        if (
-            util is not None and not self._worker.is_on_disk
-        ):  # such a process may end without running `atexit`
+        # Such a process may end without running `atexit`.
+        if util is not None and not self._worker.is_on_disk:
             util.Finalize(None, self.shutdown, exitpriority=0)
 
     def show(self, span_id: str) -> None:
@@ -164,6 +163,10 @@ class TracerCore:
         """Deliver what processes that have ended left in the spool, at most *timeout* seconds."""
         self._worker.take_over(timeout)
         return self.stats()
+
+    def leave_off(self) -> None:
+        """Let `take_over`, on another thread, return after the batch that is on its way. Never waits."""
+        self._worker.leave_off()
 
     def shutdown(self, timeout: float | None = None) -> Ledger:
         """Deliver what can be delivered within *timeout* seconds (default: `exit_timeout`) and stop.

@@ -151,16 +151,19 @@ class Signature(NamedTuple):
             # As the function sees it; what only its class sees comes second: a method may be called `list`.
             for seen in (self.around, names):
                 try:
-                    holder = types.SimpleNamespace(__annotations__={name: annotation})
-                    hints = typing.get_type_hints(
-                        holder, globalns=self.namespace, localns=dict(seen), include_extras=True
-                    )
+                    hint = resolve(annotation, self.namespace, seen)
                 except KeyboardInterrupt:
                     raise
                 except BaseException:  # noqa: S112 - a text that is no type; evaluating it is code of the user's
                     continue
-                yield name, hints[name]
+                yield name, hint
                 break
+
+
+def resolve(annotation: Any, namespace: dict[str, Any], names: Mapping[str, Any]) -> Any:
+    """Return the type that *annotation* stands for, *names* going before *namespace*. Raises if it cannot be found."""
+    bearer = types.SimpleNamespace(__annotations__={"it": annotation})
+    return typing.get_type_hints(bearer, namespace, dict(names), include_extras=True)["it"]
 
 
 def _with_definitions(schema: Json, definitions: Json) -> Json:
@@ -253,7 +256,7 @@ def _signature(inner: Any, module: str, qualname: str, summary: str | None) -> S
         }
         if signature.return_annotation is not signature.empty:
             annotations[_RESULT] = signature.return_annotation
-    if parameters and parameters[0].name in ("self", "cls") and _is_in_class(qualname):
+    if parameters and is_own(parameters[0].name, qualname):
         parameters = parameters[1:]
     around, beside = _nearby(inner, qualname, annotations)
     namespace = _namespace(inner, module)
@@ -288,10 +291,11 @@ def _parameters_of_code(function: types.FunctionType) -> list[Parameter]:
     return found
 
 
-def _is_in_class(qualname: str) -> bool:
+def is_own(first: str, qualname: str) -> bool:
+    """Say whether the parameter *first* of the function *qualname* is the object or the class that it belongs to."""
     # A function defined in a class body has the class before its name; what is defined in a function has `<locals>`.
     owner = qualname.rpartition(".")[0]
-    return bool(owner) and not owner.endswith("<locals>")
+    return first in ("self", "cls") and bool(owner) and not owner.endswith("<locals>")
 
 
 def _nearby(
@@ -318,15 +322,22 @@ def _nearby(
             continue  # looked at, a function's names and their values are kept by Python until it returns
         seen = frame.f_locals
         target.update({word: seen[word] for word in words if word in seen and word not in target})
-    cells = getattr(inner, "__closure__", None) or ()
-    names = getattr(getattr(inner, "__code__", None), "co_freevars", ())
-    for word, cell in zip(names, cells, strict=False):
-        if word in words and word not in around and cell != types.CellType():
-            around[word] = cell.cell_contents
+    for word, value in closure_of(inner):
+        if word in words:
+            around.setdefault(word, value)
     return around, beside
 
 
+def closure_of(function: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what *function* has of the functions around it, by name, as far as it is there by now."""
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+        if cell != _EMPTY_CELL:
+            yield name, cell.cell_contents
+
+
 _NONE: Mapping[str, Any] = types.MappingProxyType({})
+_EMPTY_CELL = types.CellType()
 
 
 def _frames_around(inner: Any, owners: list[str]) -> Iterator[types.FrameType]:

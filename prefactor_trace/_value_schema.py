@@ -103,9 +103,7 @@ def _adapter(annotation: Any, names: Mapping[str, Any], dicts: dict[Any, Any]) -
             adapter.rebuild(raise_errors=True, _types_namespace=dict(names))
     except KeyboardInterrupt:
         raise
-    except (
-        BaseException
-    ):  # types of the user's may run code here, and it may do anything; but this thread is ours
+    except BaseException:  # types of the user's may run code here, and it may do anything
         return None
     return adapter
 

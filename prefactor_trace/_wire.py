@@ -185,9 +185,7 @@ class _Delivery:
         self._renamed: dict[str, str] = {}
         self._parents = {each.id: each.started.parent_id for each in batch if type(each) is SpanRecord}
         self._lost: set[str] = set()  # spans refused: their children hang from the next span above
-        self._early: set[str] = (
-            set()
-        )  # spans refused, perhaps as too early: their children go when that is decided
+        self._early: set[str] = set()  # spans refused, perhaps as too early: children go when that is decided
 
     def run(self) -> Conversation:
         trouble: _TroubleError | None = None
@@ -235,13 +233,12 @@ class _Delivery:
         if not any(map(_lacks_partition, self._batch)):
             return
         answer = yield PARTITION_REQUEST
-        if isinstance(answer, Unreachable):
-            raise _TroubleError(f"the platform cannot be reached ({answer.why})", reachable=False)
-        self._learned.times_asked += 1
-        is_refusal = meaning_of_status(answer.status) is Meaning.UNAUTHORIZED
-        if is_refusal or self._learned.times_asked >= _TIMES_ASKED:
-            self._learned.times_asked = _TIMES_ASKED
-            return  # perhaps not for this token, or not to be had; it will show when the platform makes an id
+        if isinstance(answer, Response):
+            self._learned.times_asked += 1
+            is_refusal = meaning_of_status(answer.status) is Meaning.UNAUTHORIZED
+            if is_refusal or self._learned.times_asked >= _TIMES_ASKED:
+                self._learned.times_asked = _TIMES_ASKED
+                return  # perhaps not for this token, or not to be had; it will show when the platform makes an id
         try:
             _judge(answer)
         except _TroubleError as trouble:

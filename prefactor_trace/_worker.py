@@ -28,6 +28,8 @@ from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
 from prefactor_trace._record import (
     QUALITY,
     InstanceFinished,
+    InstanceRegistered,
+    InstanceStarted,
     Ledger,
     Outcome,
     QualityRecorded,
@@ -67,6 +69,9 @@ _WARM_SECONDS = 1.0
 # so that what is new afterwards need not queue behind all the rest. What comes back from disk fills as much as that.
 _ROOM_BYTES = 24 * 1024 * 1024
 _ROOM_IN_TROUBLE_BYTES = 4 * 1024 * 1024
+_ROOM_IN_TROUBLE_RECORDS = 1_000  # twenty full batches: seconds, also if the records are small
+# Beyond the room there is a little for the beginnings of runs: they are to be seen, though their steps are on disk.
+_ROOM_FOR_RUNS = 1 / 16
 _LOADED_AT_ONCE = 500
 # How often it is looked for what processes that have died left.
 _ADOPT_SECONDS = 10.0
@@ -147,6 +152,7 @@ class Worker:
         self._thread_retry_at = 0.0
         self._stop_at: float | None = None
         self._stopped = False
+        self._has_left_off = False
         self._quiet_until: dict[str, float] = {}
         self._trouble: str | None = None
         self._has_told_trouble = False
@@ -213,10 +219,11 @@ class Worker:
     def _carry_over_locked(self) -> None:
         now = time.monotonic()
         inbox, outbox, admit = self._inbox, self._outbox, self._shelf.admit
-        room = self._room_in_trouble if outbox.is_in_trouble else self._room
+        # Facts come by the thousand: for most of them this is one comparison.
+        plenty = 0 if outbox.is_in_trouble else self._room
         while inbox:
             fact, home = inbox.popleft()
-            has_room = self._stop_at is None and outbox.size < room
+            has_room = self._stop_at is None and (outbox.size < plenty or self._has_room(fact))
             if (
                 home is None
                 or admit(fact, home, has_room=has_room)
@@ -230,6 +237,17 @@ class Worker:
                 self._adopt_at = 0.0  # a child may have left something of this run
         while self._to_show:
             outbox.show(self._to_show.popleft())
+
+    def _has_room(self, fact: Fact) -> bool:
+        """Whether the outbox may have a new fact."""
+        outbox = self._outbox
+        room, length = self._room, 0
+        if outbox.is_in_trouble:
+            room, length = self._room_in_trouble, outbox.length
+        if outbox.size < room and length < _ROOM_IN_TROUBLE_RECORDS:
+            return True
+        most = min(room * (1 + _ROOM_FOR_RUNS), self._limits.buffer_bytes)
+        return isinstance(fact, (InstanceRegistered, InstanceStarted)) and outbox.size < most
 
     def _start_thread(self) -> None:
         if (
@@ -296,9 +314,18 @@ class Worker:
         self._drive(time.monotonic() + timeout, self._has_taken_over)
         return self.ledger
 
+    def leave_off(self) -> None:
+        """Let `take_over` return after the batch that is on its way, for good. What becomes of that is not logged.
+
+        Takes no lock, so it is never in vain. For one without a sender thread; who was taking over shuts it down.
+        """
+        self._has_left_off = True
+        self._bell.ring()
+
     def _has_taken_over(self) -> bool:
         is_idle = self._reading is None and self._outbox.is_empty and not self._shelf.waiting
-        return self._stop_at is not None or (self._adopt_at > 0 and (is_idle or self._outbox.is_nowhere))
+        is_over = self._has_left_off or self._stop_at is not None
+        return is_over or (self._adopt_at > 0 and (is_idle or self._outbox.is_nowhere))
 
     def ask(self, timeout: float) -> int | None:
         """Let everything recorded so far leave at once. Return a ticket for `is_settled`; None: do not wait."""
@@ -361,7 +388,7 @@ class Worker:
         """
         if self.is_closed or threading.current_thread() is self._thread:
             return False
-        with self._locked(deadline - time.monotonic()) as mine:
+        with self._locked(_LOCK_SECONDS) as mine:  # however little time there is, `close` must not be in vain
             if not mine:
                 return False
             self._carry_over_locked()
@@ -390,10 +417,11 @@ class Worker:
                 self._carry_over_locked()
                 self._outbox.abandon("exit", but=self._shelf)
         if self._thread is None:
-            # Whoever is sending without a thread comes to the end of it first.
-            with self._turn(_LOCK_SECONDS):
-                self._close_spool()
-                self._close_exporter()
+            # Whoever is sending without a thread comes to the end of it first; else files and sockets stay open.
+            with self._turn(_LOCK_SECONDS) as mine:
+                if mine:
+                    self._close_spool()
+                    self._close_exporter()
         ledger = self.ledger
         if lost := ledger.dropped.get("exit", 0):
             logger.warning("%d records could not be delivered before the end and are lost", lost)
@@ -573,7 +601,7 @@ class Worker:
         outbox = self._outbox
         # Spans that are open keep their place until they end, and must not keep out what could leave meanwhile.
         room = self._limits.buffer_bytes // 2 if outbox.is_empty else self._room_in_trouble
-        if outbox.size > room or outbox.is_in_trouble:
+        if outbox.size > room or outbox.length >= _ROOM_IN_TROUBLE_RECORDS or outbox.is_in_trouble:
             return False
         reading = self._reading or self._next_reading(spool)
         if reading is None:
@@ -666,6 +694,8 @@ class Worker:
 
     def _tell(self, outcome: Outcome) -> None:
         """Log each trouble and its end, and what is lost: each at most once a minute."""
+        if self._has_left_off:  # whoever wanted that is going, and the destination perhaps with them
+            return
         trouble = outcome.trouble
         if trouble is not None and trouble != self._trouble:
             where = "memory" if self._spool is None or self._spool.failure else "the spool"

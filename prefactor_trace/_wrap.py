@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from prefactor_trace import _context
 from prefactor_trace._parameters import adopt
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prefactor_trace._context import Scope
 
     Open: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Scope | None]
+    Kind: TypeAlias = Literal["async generator", "awaitable generator", "coroutine", "function", "generator"]
 
 __all__ = ["Open", "async_generator", "generator", "opener_of", "wrap"]
 
@@ -39,22 +40,42 @@ def wrap(function: Any, open_scope: Open) -> Any:
     A plain function that returns a coroutine or a generator is over when it has returned it. *open_scope*: takes
     the arguments; None records nothing.
     """
-    if _is(inspect.isasyncgenfunction, function):
-        return async_generator(function, open_scope)
-    if _is(inspect.iscoroutinefunction, function):
-        return _coroutine(function, open_scope)
-    if _is(inspect.isgeneratorfunction, function):
-        code = getattr(function, "__code__", None)
-        if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
-            # What it yields is for the event loop, not for a consumer.
+    match kind_of(function):
+        case "async generator":
+            return async_generator(function, open_scope)
+        case "coroutine":
+            return _coroutine(function, open_scope)
+        case "awaitable generator":
             return types.coroutine(generator(function, open_scope, has_items=False))
-        return generator(function, open_scope, has_items=True)
+        case "generator":
+            return generator(function, open_scope, has_items=True)
     return _function(function, open_scope)
+
+
+def kind_of(function: Any) -> Kind:
+    """Say what a call of *function* gives; an "awaitable generator" yields to the event loop, and to no consumer.
+
+    A partial is of the kind of what it calls, an object of the kind of its type's `__call__`.
+    """
+    try:
+        while isinstance(function, functools.partial):
+            function = function.func
+        for each in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - not asking whether
+            if inspect.isasyncgenfunction(each):
+                return "async generator"
+            if inspect.iscoroutinefunction(each):
+                return "coroutine"
+            if inspect.isgeneratorfunction(each):
+                flags = getattr(getattr(each, "__code__", None), "co_flags", 0)
+                return "awaitable generator" if flags & inspect.CO_ITERABLE_COROUTINE else "generator"
+    except Exception:  # noqa: S110 - an object may answer to the questions of `inspect` with anything
+        pass
+    return "function"
 
 
 def is_stream(function: Any) -> bool:
     """Say whether *function* yields items to a consumer."""
-    return _is(inspect.isasyncgenfunction, function) or _is(inspect.isgeneratorfunction, function)
+    return kind_of(function) in ("generator", "async generator")
 
 
 def opener_of(function: Any) -> Open | None:
@@ -63,14 +84,6 @@ def opener_of(function: Any) -> Open | None:
         return None
     free = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
     return next((cell.cell_contents for name, cell in free if name.rstrip("_") == "open_scope"), None)
-
-
-def _is(kind: Callable[[Any], bool], function: Any) -> bool:
-    """Say whether a call of *function* is a call of that *kind*: its own, or its type's `__call__`."""
-    try:
-        return kind(function) or kind(getattr(type(function), "__call__", None))  # noqa: B004 - not asking whether
-    except Exception:  # an object may answer to the questions of `inspect` with anything
-        return False
 
 
 def _function(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:

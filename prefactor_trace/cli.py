@@ -41,8 +41,7 @@ def main() -> None:
 def _application(settings: Settings) -> "typer.Typer":
     import typer
 
-    state_dir = settings.state_dir
-
+    database = settings.state_dir / _DATABASE
     application = typer.Typer(
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
     )
@@ -70,7 +69,7 @@ def _application(settings: Settings) -> "typer.Typer":
         port: Annotated[
             int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
         ] = 8700,
-        db: Annotated[Path, typer.Option(help="Database file.", dir_okay=False)] = state_dir / _DATABASE,
+        db: Annotated[Path, typer.Option(help="Database file.", dir_okay=False)] = database,
     ) -> None:
         """Run the local platform: Prefactor's HTTP API and a web viewer, on this machine, over one SQLite file."""
         _serve(port, db, settings)
@@ -184,11 +183,9 @@ def _send_spool(settings: Settings, timeout: float) -> None:
 def _serve(port: int, db: Path, settings: Settings) -> None:
     import sqlite3
 
-    state_dir = settings.state_dir
-
     from prefactor_trace.server import NewerDatabaseError, serve
 
-    if (running := _local.find(state_dir)) is not None:
+    if (running := _local.find(settings.state_dir)) is not None:
         sys.exit(
             f"A local platform is running already at {running.url}; stop it first (Ctrl+C in its terminal)."
         )

@@ -6,11 +6,11 @@ keeps records for tests. Give one to `configure(exporter=...)`; any object with 
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from prefactor_trace import _guard
 from prefactor_trace._record import Outcome, SpanRecord
 from prefactor_trace._wire import NOT_SENDABLE, PARTITION_REQUEST, Learned, deliver, line_of, partition_in
 from prefactor_trace.http._protocol import headers as api_headers
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from prefactor_trace._record import Record
 
 __all__ = ["Exporter", "FileExporter", "HttpExporter", "MemoryExporter"]
-
-
-logger = logging.getLogger("prefactor_trace")
 
 _NOWHERE = (
     "PREFACTOR_API_TOKEN is not set and no local platform is running: "
@@ -110,7 +107,7 @@ class HttpExporter:
             self.close()
             self._learned = Learned()
             self._destination = destination
-            logger.info("records go to %s", destination.url)
+            _guard.logger.info("records go to %s", destination.url)
         if self._connection is None:
             # Our answers are small; and one that is not packed cannot be a bomb.
             headers = api_headers(destination.token) | {"Accept-Encoding": "identity"}

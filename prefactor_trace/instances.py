@@ -16,6 +16,7 @@ from prefactor_trace._capture import trimmed
 from prefactor_trace._context import Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
+from prefactor_trace._peek import clean
 from prefactor_trace._quality import Mistake, Rating
 from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted, QualityRecorded
 from prefactor_trace._version import __version__
@@ -173,19 +174,20 @@ class Instance(Scope):
 
     def start(self, body: bytes) -> None:
         """Register and start the run. *body*: the register request."""
-        self.started_at_ns, self.clock = self._tracer.wall_ns(), self.ticks_ns()
+        self._begin()
         self.thread_id = threading.get_ident()
-        self._status = "active"
         if self.recording:
-            self._tracer.listen(self.own_id, self)
             self.put(InstanceRegistered(self.own_id, body, self._tracer.schema()))
             self.put(InstanceStarted(self.own_id, self.started_at_ns))
 
     def take_part(self) -> None:
         """Be a run that is another process's to register, start and finish."""
+        self._begin()
+        self._pid = _NOBODY
+
+    def _begin(self) -> None:
         self.started_at_ns, self.clock = self._tracer.wall_ns(), self.ticks_ns()
         self._status = "active"
-        self._pid = _NOBODY
         if self.recording:
             self._tracer.listen(self.own_id, self)
 
@@ -342,8 +344,7 @@ def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
     settings = tracer.settings
 
     def chosen(name: str) -> str | None:
-        value = _text(name, options.get(name))
-        return getattr(settings, name) if value is None else value
+        return _text(name, options.get(name)) or _text(name, getattr(settings, name))
 
     version = {
         "name": chosen("agent_name"),
@@ -366,7 +367,7 @@ def _text(name: str, value: Any) -> str | None:
     if value is None:
         return None
     if type(value) in (str, int, float):
-        text = str(value).encode("utf-8", "backslashreplace").decode()
+        text = clean(str(value))
         if text:
             return text
     _guard.logger.warning("instance(%s=...) takes a text; the default is used instead", name)

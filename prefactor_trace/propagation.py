@@ -118,9 +118,8 @@ class Handle(Block):
 
     def _run(self) -> Instance:
         tracer = self._tracer or tracer_of(self.instance_id) or _context.default_tracer()
-        with (
-            _joining
-        ):  # two threads that join at once must share one run, or only one hears of its termination
+        # Two threads that join at once must share one run, or only one hears of its termination.
+        with _joining:
             run = tracer.listener(self.instance_id)
             if not isinstance(run, Instance):
                 run = join_instance(tracer, self.instance_id, recording=self.recording)

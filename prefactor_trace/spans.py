@@ -518,9 +518,8 @@ def span(
         raise ConfigurationError("span(fold=...) takes a function of what is folded so far and the next item")
     options = _options(_known_parent(parent), capture, capture_inputs, capture_outputs, fold)
     about = _NOTHING_ABOUT if template is None and risk is None else _known_about(template, risk)
-    if type is None or issubclass(
-        builtins.type(type), (str, SpanType)
-    ):  # its type: isinstance would ask the object
+    # Its type: isinstance would ask the object.
+    if type is None or issubclass(builtins.type(type), (str, SpanType)):
         return SpanBlock(type, title, payload, options, about)
     return SpanBlock(None, title, payload, options, about)(type)
 
@@ -575,9 +574,8 @@ def _known_parent(parent: Any) -> Any:
 
 
 def _captured_error(error: BaseException | str, limits: Limits, span: str) -> bytes:
-    if issubclass(
-        type(error), BaseException
-    ):  # its type, because isinstance would ask a property of the user's
+    # Its type, because isinstance would ask a property of the user's.
+    if issubclass(type(error), BaseException):
         return capture_exception(error, limits, span)  # type: ignore[arg-type] # the line above says so
     return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits, "error", span)
 

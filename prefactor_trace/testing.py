@@ -20,7 +20,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import logging
 import sys
 import threading
 import weakref
@@ -98,8 +97,32 @@ class Clock:
         return self._elapsed
 
 
+class _Scope:
+    """What a run and a step have in common."""
+
+    id: str
+    started_at: int
+    finished_at: int | None
+    _picture: _Picture
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end; None while it is open."""
+        return None if self.finished_at is None else (self.finished_at - self.started_at) / 1e9
+
+    @property
+    def children(self) -> list[RecordedSpan]:
+        """The steps directly in this run or step, in the order of `tree`."""
+        return [each for each in self._picture.below(self.id) if isinstance(each, RecordedSpan)]
+
+    @property
+    def instances(self) -> list[RecordedInstance]:
+        """The runs of sub-agents that were opened directly in this run or step, in the order of `tree`."""
+        return [each for each in self._picture.below(self.id) if isinstance(each, RecordedInstance)]
+
+
 @dataclass(frozen=True, repr=False)
-class RecordedInstance:
+class RecordedInstance(_Scope):
     """A run, as it was when it was asked for.
 
     Attributes:
@@ -130,24 +153,9 @@ class RecordedInstance:
         return name
 
     @property
-    def duration(self) -> float | None:
-        """Seconds from start to end; None while it is open."""
-        return _seconds(self.started_at, self.finished_at)
-
-    @property
     def parent(self) -> RecordedInstance | RecordedSpan | None:
         """The step, or the run, in which this run of a sub-agent was opened; None if it was opened outside of any."""
         return self._picture.parent_of(self)
-
-    @property
-    def children(self) -> list[RecordedSpan]:
-        """The steps directly in this run, in the order of `tree`."""
-        return _only_spans(self._picture.below(self.id))
-
-    @property
-    def instances(self) -> list[RecordedInstance]:
-        """The runs of sub-agents that were opened directly in this run, in the order of `tree`."""
-        return _only_instances(self._picture.below(self.id))
 
     @property
     def spans(self) -> list[RecordedSpan]:
@@ -165,7 +173,7 @@ class RecordedInstance:
 
 
 @dataclass(frozen=True, repr=False)
-class RecordedSpan:
+class RecordedSpan(_Scope):
     """A step, as it was when it was asked for. What was not recorded is None.
 
     Attributes:
@@ -212,11 +220,6 @@ class RecordedSpan:
         return self.payload
 
     @property
-    def duration(self) -> float | None:
-        """Seconds from start to end; None while it is open."""
-        return _seconds(self.started_at, self.finished_at)
-
-    @property
     def instance(self) -> RecordedInstance | None:
         """The run it belongs to; None if that is not recorded here."""
         return self._picture.instance_of(self)
@@ -226,16 +229,6 @@ class RecordedSpan:
         """The step it was begun in; None if that is the run itself."""
         parent = self._picture.parent_of(self)
         return parent if isinstance(parent, RecordedSpan) else None
-
-    @property
-    def children(self) -> list[RecordedSpan]:
-        """The steps directly in this one, in the order of `tree`."""
-        return _only_spans(self._picture.below(self.id))
-
-    @property
-    def instances(self) -> list[RecordedInstance]:
-        """The runs of sub-agents that were opened directly in this step, in the order of `tree`."""
-        return _only_instances(self._picture.below(self.id))
 
     def span(self, name: str) -> RecordedSpan:
         """Return the one step within this one, however deep, that is called *name*; see `Recording.span`."""
@@ -417,7 +410,7 @@ class _Indoors:
         before = [(each, dict(vars(each))) for each in others]
         place, scope = self._strands.enter(), _context.current.set(None)
         noted_departure, _context.noted_departure = _context.noted_departure, _strands.note_departure
-        logger = logging.getLogger("prefactor_trace")
+        logger = _guard.logger
         level, handlers = logger.level, list(logger.handlers)
         try:
             for tracer in others:
@@ -680,18 +673,6 @@ _NOT_ENDED = SpanEnded("", "complete", 0)
 
 def _parse(data: bytes | None) -> Any:
     return None if data is None else orjson.loads(data)
-
-
-def _seconds(start: int, end: int | None) -> float | None:
-    return None if end is None else (end - start) / 1e9
-
-
-def _only_spans(items: list[_Recorded]) -> list[RecordedSpan]:
-    return [each for each in items if isinstance(each, RecordedSpan)]
-
-
-def _only_instances(items: list[_Recorded]) -> list[RecordedInstance]:
-    return [each for each in items if isinstance(each, RecordedInstance)]
 
 
 # -- in words ----------------------------------------------------------------------------------------------

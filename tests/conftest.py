@@ -12,6 +12,7 @@ import pytest
 
 import prefactor_trace as pt
 from prefactor_trace import _api, _guard, _schema
+from prefactor_trace.testing import recording
 
 # How fast examples are made says nothing about us.
 hypothesis.settings.register_profile(
@@ -40,6 +41,22 @@ def house(tmp_path, monkeypatch):
         each.join(5)
     assert not [each for each in left if each.is_alive()], "a sender thread was left running"
     assert pt.current_instance() is None
+
+
+@pytest.fixture
+def recorded():
+    """Record in memory, inside of one run."""
+    with recording() as recorded, pt.instance():
+        yield recorded
+
+
+@pytest.fixture
+def platform(tmp_path):
+    """A local platform with a fresh database."""
+    from prefactor_trace.server import LocalPlatform  # here, because it needs more packages than most tests
+
+    with LocalPlatform(tmp_path / "platform.db") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

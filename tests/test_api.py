@@ -15,13 +15,6 @@ from prefactor_trace.exporters import FileExporter
 from prefactor_trace.server import LocalPlatform
 
 
-@pytest.fixture
-def platform(tmp_path):
-    """A local platform with a fresh database."""
-    with LocalPlatform(tmp_path / "platform.db") as platform:
-        yield platform
-
-
 def read(platform, path, **parameters):
     """Read from the platform's API."""
     answer = httpx.get(

@@ -8,6 +8,7 @@ import functools
 import gc
 import inspect
 import threading
+import types
 
 import pytest
 import trio
@@ -84,6 +85,20 @@ def test_a_coroutine_runs_in_the_context(function):
 
     expected = [("mine", "mine", "changed", n) for n in (1, 2, 3)]
     assert asyncio.run(main()) == (expected, "awaiter's")
+
+
+def test_a_generator_for_await_runs_in_the_context():
+    """It can still be awaited."""
+
+    @types.coroutine
+    def old():
+        yield from asyncio.sleep(0).__await__()
+        return variable.get()
+
+    async def main():
+        return await carried_from("mine", old)()
+
+    assert asyncio.run(main()) == "mine"
 
 
 def test_a_coroutine_under_another_event_loop():

@@ -97,12 +97,6 @@ def words(text):
 
 
 @pytest.fixture
-def platform(tmp_path):
-    with LocalPlatform(tmp_path / "db") as running:
-        yield running
-
-
-@pytest.fixture
 def there(platform):
     """The variables of a program whose platform can be reached."""
     return {"PREFACTOR_API_URL": platform.url, "PREFACTOR_API_TOKEN": platform.token}

@@ -14,13 +14,6 @@ import prefactor_trace as pt
 from prefactor_trace.testing import recording
 
 
-@pytest.fixture
-def recorded():
-    """Record in memory, inside of one run."""
-    with recording() as recorded, pt.instance():
-        yield recorded
-
-
 def parents(recorded):
     """Return the parent's name of each span's name."""
     spans = recorded.spans

@@ -20,7 +20,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prefactor_trace.server import LocalPlatform
 from prefactor_trace.testing import recording
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -32,12 +31,6 @@ MINIMAL = {
     "two_services.py": "total: 7",
 }
 QUESTION = "When is the kettle switched off?"
-
-
-@pytest.fixture
-def platform(tmp_path):
-    with LocalPlatform(tmp_path / "platform.sqlite3") as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from children import in_child
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,15 +68,7 @@ def test_unique_across_threads():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_unique_across_fork():
     """A forked child does not repeat its parent's randomness."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writer, _ids.generate().encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    told = os.read(reader, 32).decode()
-    os.close(reader)
-    os.close(writer)
+    told = in_child(_ids.generate)
 
     assert told[16:] != _ids.generate()[16:]
 

@@ -32,6 +32,10 @@ def started(span, parent=None, run="run", payload=b"{}"):
     return SpanStarted(span, run, parent, "type", span, 1_000, payload, True)
 
 
+def begun(run="run"):
+    return InstanceStarted(run, 1_000)
+
+
 def rated(number, run="run", name="verdict", payload=b"{}"):
     return QualityRecorded(f"q{number:05}", run, name, payload)
 
@@ -139,6 +143,61 @@ class TestLeaving:
         assert deliver(outbox) == [f"{name}-open" for name in names[:-1]] + [names[-1]]
 
 
+class TestNewRuns:
+    """While more waits than a batch takes, the beginnings of the latest runs go ahead."""
+
+    def backlog(self, spans=300, **limits):
+        outbox = Outbox(Limits(**limits))
+        put(outbox, registered("old"), begun("old"))
+        for number in range(spans):
+            put(outbox, started(f"o{number:03}", run="old"), ended(f"o{number:03}"))
+        return outbox
+
+    def test_go_ahead(self):
+        """A run that begins behind a backlog is in the next batch; all that was there before keeps its order."""
+        outbox = self.backlog()
+        put(outbox, registered("new"), begun("new"), started("n", run="new"), ended("n"), finished("new"))
+        old = ["old-register", "old-start", *(f"o{number:03}" for number in range(300))]
+        first = keys(outbox.next(1.0))
+        assert first[:4] == ["old-register", "old-start", "new-register", "new-start"]
+        assert first[4:] == old[2:48]
+        assert deliver(outbox, 1.0) == [*first, *old[48:], "n", "new-finish"]
+
+    def test_leave_room_for_the_rest(self):
+        """However many runs begin, four fifths of a batch are for what was there before, and nothing starves."""
+        outbox = self.backlog()
+        went, runs = [], 0
+        while "o299" not in went:
+            for _ in range(20):
+                runs += 1
+                put(outbox, registered(f"r{runs:05}"), begun(f"r{runs:05}"))
+            batch = keys(outbox.next(1.0))
+            assert len(batch) == 50
+            assert sum(key.startswith("r") for key in batch) <= 10 or batch[-1] > "o299"
+            assert f"r{runs:05}-register" in batch
+            went += batch
+            outbox.resolve(Outcome(delivered=frozenset(batch)), 1.0, 0.5)
+        assert len(went) <= 50 * (300 // 40 + 2)
+
+    def test_one_that_is_refused_or_held_keeps_its_place(self):
+        """A new run whose start failed goes on in order: nothing of a run leaves before its beginning."""
+        outbox = self.backlog()
+        put(outbox, registered("new"), begun("new"), started("n", run="new"), ended("n"), finished("new"))
+        batch = keys(outbox.next(1.0))
+        outbox.resolve(Outcome(delivered=frozenset(batch) - {"new-start"}), 1.0, 0.5)
+        went = deliver(outbox, 1.0)
+        assert went.index("new-start") < went.index("n") < went.index("new-finish")
+        assert adds_up(outbox.ledger)
+
+    def test_what_comes_back_has_no_priority(self):
+        """A run that was kept elsewhere is not new, and waits behind what is."""
+        outbox = self.backlog()
+        outbox.put_back(registered("back"), 0.0)
+        put(outbox, registered("new"), begun("new"))
+        went = deliver(outbox, 1.0)
+        assert went.index("new-register") < 50 < went.index("back-register")
+
+
 class TestAnnouncing:
     def test_an_open_parent_is_announced(self):
         """A child that must go takes its open parent along as active; the parent is finished by a second call."""
@@ -229,7 +288,7 @@ class TestAnnouncing:
             outbox.close(1.0, 5)
             assert deliver(outbox, 1.0) == ["run-register", "quiet", "run-finish"]
 
-        assert not outbox._quiet
+        assert not outbox._open
         assert adds_up(outbox.ledger)
 
     def test_not_before_its_run(self):
@@ -333,6 +392,20 @@ class TestRefusal:
 
 
 class TestTrouble:
+    def test_a_few_records_find_out_whether_it_is_over(self):
+        """After a failure a batch is small, so that its answer comes soon; after a success all goes again."""
+        outbox = Outbox()
+        for number in range(200):
+            put(outbox, started(f"s{number:03}"), ended(f"s{number:03}"))
+        sizes, now = [], 0.0
+        for outcome in ("down", "down", None, None, None):
+            batch = keys(outbox.next(now))
+            sizes.append(len(batch))
+            delivered = frozenset() if outcome else frozenset(batch)
+            outbox.resolve(Outcome(delivered=delivered, trouble=outcome), now, 0.0)
+
+        assert sizes == [50, 10, 10, 50, 50]
+
     def test_backoff_grows_with_full_jitter(self):
         """Waits are below 1, 2, 4 ... 30 seconds, and start anew after a success."""
         outbox = Outbox()
@@ -657,17 +730,24 @@ class TestReporting:
 STRANGER_TIMES = [0.2, 1.2, 6.2, 36.2, 156.2, 456.2]  # seconds after the first refusal
 
 
-def refuse_strangers(outbox, until, *, known_from=math.inf, take=()):
-    """Be a platform that does not know "far" until a moment. Return when its spans were tried, and what it took."""
-    now, tries, took = 0.0, [], []
+def steps(outbox, until):
+    """Wait as the outbox says, and yield what else it says to do, with the moment, until one."""
+    now = 0.0
     for _ in range(200):
         step = outbox.next(now)
-        if isinstance(step, Wait):
-            if step.seconds is None or now + step.seconds > until:
-                break
+        if not isinstance(step, Wait):
+            yield now, step
+        elif step.seconds is None or now + step.seconds > until:
+            return
+        else:
             assert step.seconds > 0, "it spins"
             now += step.seconds
-            continue
+
+
+def refuse_strangers(outbox, until, *, known_from=math.inf, take=()):
+    """Be a platform that does not know "far" until a moment. Return when its spans were tried, and what it took."""
+    tries, took = [], []
+    for now, step in steps(outbox, until):
         assert isinstance(step, Send)
         assert step.batch
         early = [each for each in step.batch if each.instance_id == "far" and now < known_from]
@@ -831,15 +911,8 @@ def refuse_orphans(outbox, until, *, known_from=math.inf, parent="p"):
 
     Return when that was tried, and what was taken: when, what, and the parent it was given.
     """
-    now, tries, took = 0.0, [], []
-    for _ in range(200):
-        step = outbox.next(now)
-        if isinstance(step, Wait):
-            if step.seconds is None or now + step.seconds > until:
-                break
-            assert step.seconds > 0, "it spins"
-            now += step.seconds
-            continue
+    tries, took = [], []
+    for now, step in steps(outbox, until):
         if isinstance(step, Done):
             break
         unknown = {parent} if now < known_from else set()
@@ -1257,9 +1330,8 @@ class TestPoison:
         assert outbox.ledger.pending == 0
         assert not outbox._strikes
         assert not outbox._bytes
-        whole = (
-            2 * math.ceil(count / batch_size) + 1
-        )  # a line of parents that does not fit leaves a batch half full
+        # A line of parents that does not fit leaves a batch half full.
+        whole = 2 * math.ceil(count / batch_size) + 1
         # Down to one record and up to whole batches again, perhaps once with its parents and once without; four tries.
         found = len(poison) * (4 * math.ceil(math.log2(batch_size)) + 20)
         assert platform.batches - platform.fresh <= whole + found
@@ -1421,9 +1493,8 @@ class Lifetimes(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.outbox = Outbox(Limits(buffer_bytes=60_000, batch_size=5, batch_delay=0.5, live_after=2.0))
-        self.numbers = itertools.count(
-            1
-        )  # its own, with names that sort: the same draws must mean the same again
+        # Its own, with names that sort: the same draws must mean the same again.
+        self.numbers = itertools.count(1)
         self.now = 0.0
         self.closed = False
         self.runs = {}  # open run → its open spans, outermost first

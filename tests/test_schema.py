@@ -119,18 +119,20 @@ def test_what_cannot_be_declared(wrong):
 
 
 def test_names_that_cannot_be_written():
-    """A name with half a surrogate pair, in a decorator or a block, is escaped; the program goes on."""
+    """A name with half a character or a NUL, in a decorator, block, run or setting, is escaped; the program goes on."""
 
     def step(): ...
 
     step.__doc__ = "\udc82"
     step = pt.span("half \udc80", title="\udc81")(step)
 
-    with recording() as recorded, pt.instance():
+    with recording(agent_version="\udc86") as recorded, pt.instance(agent_name="\0\udc85"):
         step()
-        with pt.span("\udc83", title="\udc84"):
+        with pt.span("\udc83\0", title="\udc84"):
             pass
-        assert [span.type for span in recorded.spans] == ["half \\udc80", "\\udc83"]
+        assert [span.type for span in recorded.spans] == ["half \\udc80", "\\udc83\\u0000"]
+        version = recorded.instance().registered["agent_version"]
+        assert (version["name"], version["external_identifier"]) == ("\\u0000\\udc85", "\\udc86")
         assert recorded.ledger.notes == {}
 
 

@@ -379,6 +379,27 @@ class TestGiveUp:
 
         assert [0, 0] == [first.unsettled, second.unsettled]
 
+    def test_the_end_of_a_span_is_no_record_without_its_beginning(self):
+        """What is in memory only is not said to be on disk, and the home of the rest can go."""
+        shelf, first, second = Shelf(), Home(), Home()
+        shelf.admit(started("span"), first, has_room=True)
+        shelf.admit(ended("span"), second, has_room=True)
+        shelf.give_up(first, "quota", ["run"], forget=True)
+
+        assert "span" not in shelf
+        assert second.unsettled == 0
+        assert shelf.settle([("span", "exit")]) == []
+
+    def test_a_span_is_on_disk_as_long_as_its_beginning_is(self):
+        """It would be told as interrupted."""
+        shelf, first, second = Shelf(), Home(), Home()
+        shelf.admit(started("span"), first, has_room=True)
+        shelf.admit(ended("span"), second, has_room=True)
+        shelf.give_up(second, "quota", ["other"], forget=True)
+
+        assert "span" in shelf
+        assert shelf.homes_of("span") == (first,)
+
     def test_a_run_that_is_given_up_before_its_registration_is_delivered(self):
         """Nor if the registration is on its way when the finish is given up."""
         shelf, first, second = Shelf(), Home(), Home()

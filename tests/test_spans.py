@@ -15,13 +15,6 @@ import prefactor_trace as pt
 from prefactor_trace.testing import recording
 
 
-@pytest.fixture
-def recorded():
-    """Record in memory, inside of one run."""
-    with recording() as recorded, pt.instance():
-        yield recorded
-
-
 @pt.span
 def add(a, b=2):
     """Add."""

@@ -7,19 +7,19 @@ import errno
 import json
 import os
 import resource
-import select
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import orjson
 import pytest
+from children import Child, in_child
+from disks import mounted
 
 from prefactor_trace import _frames, _spool
 from prefactor_trace._record import (
@@ -114,49 +114,6 @@ class House:
     def facts(self):
         """Adopt, and return the facts that are to be sent."""
         return [each.fact for each in self.adopt() if not each.is_known]
-
-
-class Child:
-    """A forked process that does *work*, reports what came of it, and stays until it is killed."""
-
-    def __init__(self, work, patience=8):
-        reads, writes = os.pipe()
-        with warnings.catch_warnings():  # that there are threads, if a debugger has one
-            warnings.simplefilter("ignore")
-            self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                try:
-                    answer = [None, work()]
-                except BaseException as error:
-                    answer = [repr(error), None]
-                os.write(writes, orjson.dumps(answer) + b"\n")
-                time.sleep(60)
-            finally:
-                os._exit(1)
-        os.close(writes)
-        try:
-            if not select.select([reads], [], [], patience)[0]:
-                pytest.fail("it hangs")
-            with os.fdopen(reads, "rb", closefd=False) as pipe:
-                error, self.said = orjson.loads(pipe.readline())
-            assert error is None, error
-        except BaseException:
-            self.kill()
-            raise
-        finally:
-            os.close(reads)
-
-    def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-
-
-def in_child(work, **options):
-    """Do *work* in a process that is killed afterwards, and return what it returned."""
-    child = Child(work, **options)
-    child.kill()
-    return child.said
 
 
 def leave(folder, *facts, destination=HERE, settled=(), **options):
@@ -1447,21 +1404,12 @@ class TestDisk:
         found = [each.id for each in House(folder).facts() if isinstance(each, SpanStarted)]
         assert [str(number) for number, is_there in enumerate(results) if is_there] == found
 
-    @needs_root
     def test_a_disk_of_64_kilobytes(self, tmp_path, at_once):
         """A disk that is really full: nothing is raised, nothing that was written is lost, and room is made without room."""
         disk = tmp_path / "disk"
-        disk.mkdir()
-        if subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False
-        ).returncode:
-            pytest.skip("cannot mount")
-        try:
-            said = in_child(lambda: self.fill(disk / "spool"))
-        finally:
-            subprocess.run(["umount", "-l", str(disk)], check=True)
+        with mounted(disk, "size=64k"):
+            is_full, failure, read, left = in_child(lambda: self.fill(disk / "spool"))
 
-        is_full, failure, read, left = said
         assert is_full
         assert os.strerror(errno.ENOSPC) == failure
         assert read
@@ -1499,16 +1447,10 @@ class TestDisk:
         assert [] == list(spool.sacrifice())
         spool.close()
 
-    @needs_root
     def test_a_disk_that_becomes_read_only(self, tmp_path, at_once):
         """When a disk becomes read-only, facts stay in memory; when it is writable again, they go there."""
         disk = tmp_path / "disk"
-        disk.mkdir()
-        if subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m,ro", "none", str(disk)], check=False
-        ).returncode:
-            pytest.skip("cannot mount")
-        try:
+        with mounted(disk, "size=1m,ro"):
             house = House(disk / "spool")
             assert house.spool.write(began()) is None
             assert os.strerror(errno.EROFS) == house.spool.failure
@@ -1518,8 +1460,6 @@ class TestDisk:
             house.settle("run-register", "run-finish")
             house.end()
             assert [] == files(disk / "spool")
-        finally:
-            subprocess.run(["umount", "-l", str(disk)], check=True)
 
     def test_a_folder_that_cannot_be_written_to(self, folder, tmp_path):
         """In a folder without the right to write nothing is made, and nothing is changed."""

@@ -18,19 +18,12 @@ from hypothesis import strategies as st
 import prefactor_trace as pt
 from prefactor_trace import _api, _context, _ids, _tracer, testing
 from prefactor_trace.exporters import FileExporter
-from prefactor_trace.server import LocalPlatform
 from prefactor_trace.testing import RecordedSpan, recording
 
 
 @pt.span
 def search(query: str, limit: int = 3) -> list[str]:
     return [query] * limit
-
-
-@pytest.fixture
-def platform(tmp_path):
-    with LocalPlatform(tmp_path / "platform.db") as platform:
-        yield platform
 
 
 class TestTree:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from children import in_child
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -417,23 +418,16 @@ def test_a_forked_child_has_its_own(make):
         made[-1].open.set()
         return made[-1]
 
+    def work():
+        put(worker, "child")
+        return [*worker.flush(5)[:2], *(record.id for batch in made[-1].batches for record in batch)]
+
     worker = Worker(Limits(batch_delay=60), make_exporter, lambda outcome: None)
     put(worker, "parent")
     with worker._lock:  # as another thread might hold it
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            put(worker, "child")
-            ledger = worker.flush(5)
-            sent = [record.id for batch in made[-1].batches for record in batch]
-            os.write(writer, f"{ledger[:2]} {sent}".encode())
-            os._exit(0)
-    os.waitpid(child, 0)
-    said = os.read(reader, 1_000).decode()
-    os.close(reader)
-    os.close(writer)
+        said = in_child(work)
 
-    assert said == "(1, 1) ['child']"
+    assert said == [1, 1, "child"]
     assert worker.shutdown(5)[:2] == (1, 1)
     assert [record.id for batch in gate.batches for record in batch] == ["parent"]
 
@@ -445,20 +439,16 @@ def test_a_forked_child_that_records_nothing(make):
     worker = make(gate)
     put(worker, "parent")
     assert gate.entered.wait(5)  # the sender is waiting for the network
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def work():
         began = time.monotonic()
         ledgers = [worker.ledger, worker.flush(5), worker.shutdown(5)]
-        os.write(writer, f"{[each[:4] for each in ledgers]} {time.monotonic() - began < 2}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    said = os.read(reader, 1_000).decode()
-    os.close(reader)
-    os.close(writer)
+        return [*(each[:4] for each in ledgers), time.monotonic() - began < 2]
+
+    said = in_child(work)
     gate.open.set()
 
-    assert said == "[(0, 0, {}, 0), (0, 0, {}, 0), (0, 0, {}, 0)] True"
+    assert said == [*[[0, 0, {}, 0]] * 3, True]
     assert worker.shutdown(5)[:2] == (1, 1)
 
 
@@ -472,24 +462,17 @@ def test_a_fork_that_python_was_not_told_of(make):
         made.append(Gate() if made else gate)
         return made[-1]
 
-    worker = Worker(Limits(batch_delay=60), make_exporter, lambda outcome: None, threaded=False)
-    put(worker, "parent")
-    reader, writer = os.pipe()
-    child = ctypes.PyDLL(None).fork()
-    if child == 0:
+    def work():
         put(worker, "child")
         made[-1].open.set()
-        ledger = worker.flush(5)
-        sent = [record.id for batch in made[-1].batches for record in batch]
-        os.write(writer, f"{ledger[:2]} {sent}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    said = os.read(reader, 1_000).decode()
-    os.close(reader)
-    os.close(writer)
+        return [*worker.flush(5)[:2], *(record.id for batch in made[-1].batches for record in batch)]
+
+    worker = Worker(Limits(batch_delay=60), make_exporter, lambda outcome: None, threaded=False)
+    put(worker, "parent")
+    said = in_child(work, fork=ctypes.PyDLL(None).fork)
     gate.open.set()
 
-    assert said == "(1, 1) ['child']"
+    assert said == [1, 1, "child"]
     assert worker.shutdown(5)[:2] == (1, 1)
     assert [record.id for batch in gate.batches for record in batch] == ["parent"]
 
@@ -752,6 +735,71 @@ class TestSpool:
 
         assert worker.ledger[:4] == (804, 804, {}, 0)
         assert site.stored.index("fresh-finish") < 200
+
+    def test_a_run_is_seen_though_memory_is_full(self, keep, site):
+        """A platform that is too slow shows a new run all the same, in the next batch; its steps come in their turn."""
+        worker = keep(limits=Limits(batch_delay=0.01, batch_size=20), segment_bytes=10_000)
+        old = run_of("old", spans=60, size=500)
+        put_all(worker, old)
+        assert worker._outbox.size > ROOM
+        fresh = run_of("fresh", spans=5, size=500)
+        put_all(worker, fresh)
+        assert worker._outbox.size <= ROOM + 3_000
+        while not site.stored:
+            worker._step(1.0)
+        assert "fresh-register" in site.stored
+
+        assert worker.flush(20)[:4] == (71, 71, {}, 0)
+        for facts in (old, fresh):
+            wanted = keys_of(*facts)
+            assert [each for each in site.stored if each in set(wanted)] == wanted
+
+    def test_small_records_do_not_pile_up_in_an_outage(self, keep, site, monkeypatch):
+        """What is in memory when it is over is sent within seconds, however small the records are."""
+        monkeypatch.setattr("prefactor_trace._worker._ROOM_IN_TROUBLE_RECORDS", 30)
+        monkeypatch.setattr("prefactor_trace._worker._ROOM_BYTES", 1_000_000)
+        monkeypatch.setattr("prefactor_trace._worker._ROOM_IN_TROUBLE_BYTES", 1_000_000)
+        worker = keep(limits=Limits(batch_delay=0.01, batch_size=5), segment_bytes=10_000)
+        site.is_down = True
+        put_all(worker, run_of("first"))
+        worker.flush(0.05)
+        for number in range(50):
+            put_all(worker, run_of(f"run{number:03}", spans=5))
+        longest = worker._outbox.length
+        site.is_down = False
+        ledger = worker.flush(20)
+
+        assert longest < 30 + 2 * 50 + 5  # and the beginnings of the runs
+        assert ledger[:4] == (404, 404, {}, 0)
+
+    def test_leaving_off(self, keep, site, caplog):
+        """Whoever takes over leaves off after the batch under way, though the lock is busy, and says nothing of it."""
+        put_all(first := keep(limits=Limits(batch_delay=60)), run_of("run", spans=300))
+        site.is_down = True
+        first.shutdown(0.0)
+        site.is_down = False
+        caplog.clear()
+        entered, go_on = threading.Event(), threading.Event()
+
+        class Slow(Site):
+            def export(self, batch):
+                entered.set()
+                go_on.wait(10)
+                return Outcome(trouble="the platform is gone")
+
+        second = keep(Slow())
+        taking_over = threading.Thread(target=second.take_over, args=(60,))
+        taking_over.start()
+        assert entered.wait(10)
+        with second._lock:
+            second.leave_off()
+        go_on.set()
+        taking_over.join(5)
+        assert not taking_over.is_alive()
+        second.shutdown(0.0)
+        assert [each.message for each in caplog.records if each.levelname == "WARNING"] == []
+
+        assert keep().take_over(20)[:4] == (303, 303, {}, 0)
 
     def test_shutdown_leaves_on_disk_what_was_not_delivered(self, keep, site, folder, caplog):
         """At the end in an outage nothing is dropped: it is pending, and the next worker delivers it once, in order."""

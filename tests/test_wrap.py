@@ -35,13 +35,6 @@ DECORATORS = {
 }
 
 
-@pytest.fixture
-def recorded():
-    """Record in memory, inside of one run."""
-    with recording() as recorded, pt.instance():
-        yield recorded
-
-
 @pytest.fixture(params=DECORATORS)
 def decorate(request, recorded):
     """Give each decorator, inside of a run."""
@@ -403,17 +396,17 @@ class TestGenerators:
     def test_of_coroutines(self, recorded):
         """A generator for `await` stays one, and its result is what it returns."""
 
-        @pt.span("old")
         @types.coroutine
         def old(x):
             yield from asyncio.sleep(0).__await__()
             return x
 
-        async def main():
-            return await old(3)
+        async def main(traced):
+            return await traced(3)
 
-        assert asyncio.run(main()) == 3
-        assert (recorded.spans[0].result, recorded.spans[0].metadata) == ({"output": 3}, None)
+        for bare in (old, functools.partial(old)):
+            assert asyncio.run(main(pt.span("old")(bare))) == 3
+            assert (recorded.spans[-1].result, recorded.spans[-1].metadata) == ({"output": 3}, None)
 
     def test_as_context_manager(self, decorate):
         """`contextlib` makes the same of both."""
@@ -865,6 +858,7 @@ class TestObjects:
             "cached": (functools.lru_cache(function), (1,)),
             "dispatch": (functools.singledispatch(function), (1,)),
             "async object": (AsyncTool(), (1,)),
+            "partial async object": (functools.partial(AsyncTool()), (1,)),
             "lambda": (lambda x: x, (1,)),
         }
         for name, (bare, args) in subjects.items():
@@ -879,6 +873,8 @@ class TestObjects:
             assert inspect.signature(traced) == signature, name
         assert [span.name for span in recorded.spans] == list(subjects)
         assert {span.status for span in recorded.spans} == {"complete"}
+        results = {span.name: span.result for span in recorded.spans}
+        assert results["partial async object"] == results["async object"]
 
     def test_cache(self, recorded):
         """The cache of a cached function can be reached, also of a method."""

@@ -111,13 +111,18 @@ def serve(port: int, db: Path, settings: Settings) -> None:
 @contextlib.contextmanager
 def _taking_in(settings: Settings) -> Iterator[None]:
     """Take in what ended programs have left in the spool: at once, and now and then."""
-    tracer = TracerCore(dataclasses.replace(settings, api_token=None, proxy=None, spool=True))
+    # No time at the end of the program: what has not been taken in by then waits for the next platform.
+    wanted = dataclasses.replace(settings, api_token=None, proxy=None, spool=True, exit_timeout=0.0)
+    tracer = TracerCore(wanted)
     stop = threading.Event()
 
     def run() -> None:
         while not stop.is_set():
             tracer.take_over(_INTAKE_SECONDS)
             stop.wait(_INTAKE_SECONDS)
+        tracer.shutdown(
+            0.0
+        )  # on the thread that uses it: from another one it would come in between, or in vain
 
     thread = threading.Thread(target=run, name="prefactor-intake", daemon=True)
     thread.start()
@@ -125,7 +130,7 @@ def _taking_in(settings: Settings) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        tracer.shutdown(0.0)
+        tracer.leave_off()
         thread.join(_SHUTDOWN_SECONDS)
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+import threading
+import time
 from itertools import pairwise
 
 import pytest
-from chaos.trial import HERE, ledger_faults
+from chaos.trial import Program, ledger_faults
+from disks import mounted
 
 PROGRAM = """
 import json, os, sys, threading, time
@@ -40,35 +42,14 @@ subjects.say("ledger " + json.dumps(pt.flush(20)._asdict()))
 RECORDS = 2 * 4 * 23
 
 
-class Program:
-    """A program that has run to its end, in the form of a trial's subject."""
+class Recording(Program):
+    """A program that records, and is sabotaged."""
 
-    def __init__(self, trial, sabotage="", prefix=(), **environment):
-        self._said = trial.folder / "said"
-        done = subprocess.run(
-            [*prefix, sys.executable, "-c", PROGRAM.replace("SABOTAGE", sabotage)],
-            env={**trial.environment, "HERE": str(HERE), "SAID": str(self._said), **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=40,
-            check=False,
-        )
-        self.errors = done.stderr
-        assert (done.returncode, done.stdout) == (0, ""), done.stderr
-        assert "Traceback" not in done.stderr
-
-    @property
-    def lines(self):
-        """What it has said, as words."""
-        return [line.split(" ", 1) for line in self._said.read_text().splitlines()]
-
-    def said(self, word):
-        """What stood behind *word* in its lines."""
-        return [line[1] for line in self.lines if line[0] == word]
-
-    def end(self):
-        """It has ended."""
+    def __init__(self, trial, sabotage="", **options):
+        super().__init__(trial, PROGRAM.replace("SABOTAGE", sabotage), seconds=40, **options)
+        self.errors = self.done.stderr
+        assert (self.done.returncode, self.done.stdout) == (0, ""), self.errors
+        assert "Traceback" not in self.errors
 
 
 def require_all(trial, oracle, program, records=RECORDS):
@@ -86,22 +67,14 @@ def require_all(trial, oracle, program, records=RECORDS):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 64 KiB."""
-    if not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount")
     folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip("cannot mount here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted(folder, "size=64k"):
+        yield folder
 
 
 def test_full(trial, oracle, small_disk):
     """A disk that fills up while the program records."""
-    program = Program(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
+    program = Recording(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
     require_all(trial, oracle, program)
 
 
@@ -109,7 +82,7 @@ def test_full_from_the_start(trial, oracle, small_disk):
     """A disk on which there is no room for anything."""
     with (small_disk / "big").open("wb") as big:
         big.write(b"x" * 65_536)
-    program = Program(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
+    program = Recording(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
     require_all(trial, oracle, program)
 
 
@@ -118,10 +91,6 @@ def test_full_and_away(trial, proxy, oracle, small_disk):
     proxy.refuse()
     admit = "threading.Timer(0.5, lambda: open(os.environ['GO'], 'w').close()).start()"
     go = trial.folder / "go"
-    watcher = subprocess.Popen(["true"])
-    watcher.wait()
-    import threading
-    import time
 
     def look():
         while not go.exists():
@@ -130,7 +99,7 @@ def test_full_and_away(trial, proxy, oracle, small_disk):
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    program = Program(trial, admit, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"), GO=str(go))
+    program = Recording(trial, admit, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"), GO=str(go))
     thread.join(5)
     require_all(trial, oracle, program)
 
@@ -140,7 +109,7 @@ def test_drains_a_full_disk(trial, oracle, small_disk):
     spool = {"PREFACTOR_SPOOL_DIR": str(small_disk / "spool")}
     kill = "work(1); os.kill(os.getpid(), 9)"
     with pytest.raises(AssertionError):
-        Program(trial, kill, **spool, PREFACTOR_BATCH_DELAY="60")
+        Recording(trial, kill, **spool, PREFACTOR_BATCH_DELAY="60")
     left = list((small_disk / "spool").glob("*.seg"))
     assert left
     with (small_disk / "big").open("wb", buffering=0) as big:
@@ -152,7 +121,7 @@ def test_drains_a_full_disk(trial, oracle, small_disk):
     adopter = trial.start("adopt", spool, seconds=5)
     adopter.finish(20)
     assert ledger_faults(json.loads(adopter.said("ledger")[0])) == []
-    said = (trial.folder / "said").read_text().split()
+    said = (trial.folder / "said-0").read_text().split()
     assert [name for word, name in pairwise(said) if word == "S" and name not in oracle.named] == []
     assert list((small_disk / "spool").glob("*.seg")) == []
     assert oracle.wrongs == {}, oracle.remarks
@@ -162,7 +131,7 @@ def test_read_only(trial, oracle, small_disk):
     """A file system that cannot be written at all."""
     (small_disk / "spool").mkdir(mode=0o700)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    program = Program(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
+    program = Recording(trial, PREFACTOR_SPOOL_DIR=str(small_disk / "spool"))
     require_all(trial, oracle, program)
 
 
@@ -171,11 +140,11 @@ def test_a_limit_for_files(trial, oracle):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     # Its own log would be cut off as well.
     keep = "\nlines = []; subjects.say = lines.append"
-    done = Program(trial, "import resource", PREFACTOR_SPOOL="off")  # what it would be without: the same
+    done = Recording(trial, "import resource", PREFACTOR_SPOOL="off")  # what it would be without: the same
     assert json.loads(done.said("ledger")[-1])["created"] == RECORDS
-    (trial.folder / "said").unlink()
+    (trial.folder / "said-0").unlink()
     end = "\nimport atexit\natexit.register(lambda: os.writev(log, ['\\n'.join(lines[-1:]).encode()]))"
-    program = Program(trial, limit + keep + end)
+    program = Recording(trial, limit + keep + end)
     ledger = json.loads(program.said("ledger")[-1])
     assert ledger_faults(ledger) == [], program.errors
     assert (ledger["created"], oracle.wrongs) == (RECORDS, {}), oracle.remarks
@@ -186,7 +155,7 @@ def test_the_folder_is_a_file(trial, oracle):
     """Where the folder should be there is a file."""
     place = trial.folder / "place"
     place.write_text("mine")
-    program = Program(trial, PREFACTOR_SPOOL_DIR=str(place))
+    program = Recording(trial, PREFACTOR_SPOOL_DIR=str(place))
     require_all(trial, oracle, program)
     assert place.read_text() == "mine"
 
@@ -204,7 +173,7 @@ def test_the_folder_is_deleted(trial, oracle, what):
         "        time.sleep(0.02); shutil.rmtree(path, ignore_errors=True)\n"
         "threading.Thread(target=tidy).start()\n"
     )
-    program = Program(trial, sabotage)
+    program = Recording(trial, sabotage)
     require_all(trial, oracle, program)
 
 
@@ -240,5 +209,5 @@ def strace():
 def test_failing_calls(trial, oracle, strace, call, error):
     """System calls that fail, at once, from some point on, now and then, or for a while."""
     broken = ["-e", "trace=" + call.split(":", 1)[0], "-e", "inject=" + call.format(error)]
-    program = Program(trial, prefix=[*strace, *broken])
+    program = Recording(trial, prefix=[*strace, *broken])
     require_all(trial, oracle, program)

@@ -8,14 +8,12 @@ statement; an untraced twin says what the program does by itself.
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from typing import NamedTuple
 
 import pytest
 from chaos.oracle import drip, never, ok, status
-from chaos.trial import HERE, ledger_faults
+from chaos.trial import Program
 from patience import within
 
 PRELUDE = """
@@ -128,64 +126,31 @@ class Ended(NamedTuple):
     err: str
 
 
-class Program:
-    """A program that has run to its end, in the form of a trial's subject."""
+class Ending(Program):
+    """A program that has come to its end, and the time from its last words until then."""
 
     def __init__(self, trial, text, **environment):
-        self._said = trial.folder / f"said-{len(trial.subjects)}"
-        self.ended, until = outcome(trial, text, self._said, **environment)
+        super().__init__(trial, PRELUDE + text, **{"PREFACTOR_REQUEST_TIMEOUT": "10", **environment})
+        until = time.monotonic()
+        self.ended = Ended(self.done.returncode, self.done.stdout, self.done.stderr)
         self.seconds = until - float(self.said("T")[-1])
-
-    @property
-    def lines(self):
-        """What it has said, as words."""
-        return [line.split(" ", 1) for line in self._said.read_text().splitlines()]
-
-    def said(self, word):
-        """What stood behind *word* in its lines."""
-        return [line[1] for line in self.lines if line[0] == word]
-
-    def end(self):
-        """It has ended."""
-
-
-def outcome(trial, text, said, **environment):
-    """Run a program; return what it looked like, and when it had ended."""
-    done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + text],
-        env={
-            **trial.environment,
-            "PREFACTOR_REQUEST_TIMEOUT": "10",
-            "HERE": str(HERE),
-            "SAID": str(said),
-            **environment,
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr), time.monotonic()
 
 
 @pytest.mark.parametrize(("ending", "server"), CASES)
 def test_ending(trial, proxy, oracle, ending, server):
     """Exit code and output are the program's; two seconds at most are added; afterwards everything arrives."""
     SERVERS[server](proxy, oracle)
-    program = Program(trial, ENDINGS[ending])
+    program = Ending(trial, ENDINGS[ending])
     trial.subjects.append(program)
 
-    twin = Program(trial, ENDINGS[ending], PREFACTOR_DISABLED="1")
+    twin = Ending(trial, ENDINGS[ending], PREFACTOR_DISABLED="1")
     if server == "refused":
         proxy.admit()
     oracle.manner = ok
-    ledger = trial.adopt()
 
     assert program.ended == twin.ended
     assert program.seconds - twin.seconds < within(2.6)  # 2.3, and what a loaded machine adds
-    found = trial.faults(oracle) + ledger_faults(ledger)
-    assert not found, "\n".join(found)
+    trial.require_whole(oracle)
     assert len(oracle.spans) >= 3
 
 
@@ -196,7 +161,7 @@ def test_nothing_pending(trial, oracle, ending):
     text = ENDINGS[ending].replace("last()", f"\n{flush}last()")
     added = []
     for _ in range(5):
-        program, twin = Program(trial, text), Program(trial, text, PREFACTOR_DISABLED="1")
+        program, twin = Ending(trial, text), Ending(trial, text, PREFACTOR_DISABLED="1")
         assert program.ended == twin.ended
         added.append(program.seconds - twin.seconds)
     assert min(added) < within(0.15), added  # whatever else the machine is doing
@@ -223,19 +188,17 @@ def test_a_daemon_thread_that_goes_on(trial, oracle, pause):
         "threading.Thread(target=work, daemon=True).start()\n"
         "time.sleep(0.3); last(); sys.exit(9)"
     )
-    program = Program(trial, text)
+    program = Ending(trial, text)
     trial.subjects.append(program)
-    ledger = trial.adopt()
 
     assert program.ended == (9, "the last words\n", "")
     assert program.seconds < within(2.6)
-    found = trial.faults(oracle) + ledger_faults(ledger)
-    assert not found, "\n".join(found)
+    trial.require_whole(oracle)
 
 
 def test_flush_on_sigterm(trial, oracle):
     """If asked for, SIGTERM delivers first, and then does what it would have done: for a disk that goes with it."""
-    program = Program(trial, ENDINGS["SIGTERM"], PREFACTOR_FLUSH_ON_SIGTERM="1", PREFACTOR_EXIT_TIMEOUT="20")
+    program = Ending(trial, ENDINGS["SIGTERM"], PREFACTOR_FLUSH_ON_SIGTERM="1", PREFACTOR_EXIT_TIMEOUT="20")
     trial.subjects.append(program)
 
     assert program.ended == (-signal.SIGTERM, "the last words\n", "")
@@ -247,15 +210,13 @@ def test_flush_on_sigterm(trial, oracle):
 def test_flush_on_sigterm_in_time(trial, oracle):
     """The two seconds hold there as well; what did not arrive waits."""
     oracle.manner = never
-    program = Program(trial, ENDINGS["SIGTERM"], PREFACTOR_FLUSH_ON_SIGTERM="1")
+    program = Ending(trial, ENDINGS["SIGTERM"], PREFACTOR_FLUSH_ON_SIGTERM="1")
     trial.subjects.append(program)
     oracle.manner = ok
-    ledger = trial.adopt()
 
     assert program.ended == (-signal.SIGTERM, "the last words\n", "")
     assert program.seconds < within(2.6)
-    found = trial.faults(oracle) + ledger_faults(ledger)
-    assert not found, "\n".join(found)
+    trial.require_whole(oracle)
 
 
 def test_flush_on_sigterm_leaves_handlers_alone(trial):
@@ -267,5 +228,5 @@ def test_flush_on_sigterm_leaves_handlers_alone(trial):
         "print(signal.getsignal(signal.SIGTERM).name, flush=True)\n"
         "last()"
     )
-    program = Program(trial, text, PREFACTOR_FLUSH_ON_SIGTERM="1")
+    program = Ending(trial, text, PREFACTOR_FLUSH_ON_SIGTERM="1")
     assert program.ended.out == "SIG_IGN\nthe last words\n"

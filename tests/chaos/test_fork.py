@@ -7,17 +7,14 @@ import signal
 
 import httpx
 import pytest
-from chaos.trial import ledger_faults
 
 
 def check(trial, oracle, subject, *, lines=None):
     """Let the subject come to its end, send what is left, and compare."""
     subject.finish(60)
     assert lines in (None, len(subject.said("E"))), subject.errors
-    ledger = trial.adopt()
     # A child may be faster than the parent that registers its run: its spans are refused once, and come again.
-    found = trial.faults(oracle, but="orphan") + ledger_faults(ledger)
-    assert not found, "\n".join([*found, subject.errors])
+    trial.require_whole(oracle, subject.errors, but="orphan")
 
 
 @pytest.mark.parametrize("way", ["_exit", "exit", "kill"])

@@ -8,7 +8,6 @@ import time
 import pytest
 from chaos.oracle import never, ok, slow_ack, status
 from chaos.proxy import Fault
-from chaos.trial import ledger_faults
 from patience import within
 
 SECONDS = float(os.environ.get("CHAOS_OUTAGE_SECONDS", "4"))
@@ -65,9 +64,7 @@ def test_outage(trial, proxy, oracle, name):
     end_outage()
     stop(trial, subject)
 
-    ledger = trial.adopt()
-    found = trial.faults(oracle) + ledger_faults(ledger)
-    assert not found, "\n".join([*found, subject.errors])
+    trial.require_whole(oracle, subject.errors)
     assert len(oracle.spans) > SECONDS * RATE / 2, "the subject was held up"
     assert grown < MEMORY_KIB
     assert probes <= 2 * (2 + SECONDS)  # with the pauses of full jitter: below 1, 2, 4 ... seconds
@@ -79,9 +76,8 @@ def test_a_fresh_run_after_an_outage(trial, proxy, oracle):
     proxy.refuse()
     time.sleep(SECONDS)
     asked = len(oracle.steps)
-    oracle.manner = slow_ack(
-        0.035
-    )  # a little more than comes: what has piled up takes it far longer than 10 s
+    # A little more than comes: what has piled up takes it far longer than 10 s.
+    oracle.manner = slow_ack(0.035)
     proxy.admit()
     deadline = time.monotonic() + 20  # the longest pause between two attempts so far
     while len(oracle.steps) == asked:
@@ -92,9 +88,7 @@ def test_a_fresh_run_after_an_outage(trial, proxy, oracle):
     oracle.manner = ok
     stop(trial, subject)
 
-    ledger = trial.adopt()
-    found = trial.faults(oracle) + ledger_faults(ledger)
-    assert not found, "\n".join([*found, subject.errors])
+    trial.require_whole(oracle, subject.errors)
     assert seconds < within(10)
 
 
@@ -106,10 +100,7 @@ def test_the_end_of_the_program_in_an_outage(trial, proxy, oracle):
     assert len(subject.said("E")) * SIZE > 16 * 1024 * 1024, "this machine is too slow for the test"
 
     proxy.admit()
-    ledger = trial.adopt(30)
-
-    found = trial.faults(oracle) + ledger_faults(ledger)
-    assert not found, "\n".join([*found, subject.errors])
+    trial.require_whole(oracle, subject.errors, seconds=30)
 
 
 def test_the_end_of_the_program_while_it_catches_up(trial, proxy, oracle):
@@ -125,9 +116,7 @@ def test_the_end_of_the_program_while_it_catches_up(trial, proxy, oracle):
         time.sleep(0.01)
     stop(trial, subject)
 
-    ledger = trial.adopt(30)
-    found = trial.faults(oracle) + ledger_faults(ledger)
-    assert not found, "\n".join([*found, subject.errors])
+    trial.require_whole(oracle, subject.errors, seconds=30)
 
 
 def start(trial, *, rate=RATE, patience=30.0):

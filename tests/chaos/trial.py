@@ -15,23 +15,38 @@ from typing import TYPE_CHECKING, Any
 from chaos.oracle import FINAL, TOKEN, Oracle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
 
-class Subject:
+class Told:
+    """What a program says in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """What it has said so far, as words."""
+        return [line.split(" ", 1) for line in self._file.read_text().splitlines()]
+
+    def said(self, word: str) -> list[str]:
+        """What stood behind *word* in its lines."""
+        return [line[1] if len(line) > 1 else "" for line in self.lines if line[0] == word]
+
+
+class Subject(Told):
     """A running subject. Its lines go to a file, so that it never waits for us."""
 
     def __init__(
         self, trial: Trial, shape: str, options: dict[str, object], environment: dict[str, str]
     ) -> None:
-        self._trial = trial
-        self._out = trial.folder / f"out-{len(trial.subjects)}"
+        super().__init__(trial.folder / f"out-{len(trial.subjects)}")
         self._err = trial.folder / f"err-{len(trial.subjects)}"
         words = [f"{key}={value}" for key, value in options.items()]
-        with self._out.open("wb") as out, self._err.open("wb") as err:
+        with self._file.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, str(HERE / "subjects.py"), shape, *words],
                 env={**trial.environment, **environment},
@@ -42,17 +57,8 @@ class Subject:
             )
 
     @property
-    def lines(self) -> list[list[str]]:
-        """What it has said so far, as words."""
-        return [line.split(" ", 1) for line in self._out.read_text().splitlines()]
-
-    @property
     def errors(self) -> str:
         return self._err.read_text()
-
-    def said(self, word: str) -> list[str]:
-        """What stood behind *word* in its lines."""
-        return [line[1] if len(line) > 1 else "" for line in self.lines if line[0] == word]
 
     def wait_for(self, word: str, seconds: float = 30.0) -> None:
         """Wait until it has said *word*."""
@@ -84,13 +90,40 @@ class Subject:
         assert code == 0, self.errors
 
 
+class Program(Told):
+    """A program in Python that has run to its end, in the form of a subject. What it says goes to the file SAID."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        text: str,
+        *,
+        prefix: Sequence[str] = (),
+        seconds: float = 60.0,
+        **environment: str,
+    ) -> None:
+        super().__init__(trial.folder / f"said-{len(trial.subjects)}")
+        self.done = subprocess.run(
+            [*prefix, sys.executable, "-c", text],
+            env={**trial.environment, "HERE": str(HERE), "SAID": str(self._file), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def end(self) -> None:
+        """It has ended."""
+
+
 class Trial:
     """See the module's docstring. *url*: where the subjects send to."""
 
     def __init__(self, folder: Path, url: str, **environment: str) -> None:
         self.folder = folder
         self.spool = folder / "spool"
-        self.subjects: list[Subject] = []
+        self.subjects: list[Subject | Program] = []
         self.environment = {
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": f"{ROOT}:{HERE.parent}:{':'.join(each for each in sys.path if each)}",
@@ -126,6 +159,12 @@ class Trial:
         if not self.spool.exists():
             return []
         return sorted(each.name for each in self.spool.iterdir() if each.name != "accounts.jsonl")
+
+    def require_whole(self, oracle: Oracle, *about: str, seconds: float = 10.0, but: str = "") -> None:
+        """Let what is left be sent; then every promise is kept. *about*: words for who reads what is wrong."""
+        ledger = self.adopt(seconds)
+        found = self.faults(oracle, but=but) + ledger_faults(ledger)
+        assert not found, "\n".join([*found, *about])
 
     def faults(self, oracle: Oracle, *, but: str = "") -> list[str]:
         """Return everything that is wrong, in words; empty: every promise was kept. *but*: a kind that may be."""
