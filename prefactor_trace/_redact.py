@@ -235,7 +235,7 @@ class _Rebuild:
 
     def _named_beside(self, fields: dict[str, Any]) -> str | None:
         """Return what a value is by the name beside it: headers are objects of name and value, too."""
-        names = [each for name, each in fields.items() if name.lower() in _NAMES_BESIDE]
+        names = [_unwrapped(each) for name, each in fields.items() if name.lower() in _NAMES_BESIDE]
         return next((kind for each in names if type(each) is str and (kind := self._name(each))), None)
 
     def _schema(self, kind: str, schema: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -286,15 +286,16 @@ class _Rebuild:
 
         *is_pair*: the list is one of several such. Else it may be two names, of which a value is told by its looks.
         """
-        if type(item) is str and type(first) is str:
-            kind = self._name(first)
+        name, text = _unwrapped(first), _unwrapped(item)
+        if type(text) is str and type(name) is str:
+            kind = self._name(name)
             if (
                 kind is not None
-                and (is_pair or self._words.looks_secret(item))
-                and self._is_secret(kind, item, {})
+                and (is_pair or self._words.looks_secret(text))
+                and self._is_secret(kind, text, {})
             ):
                 self.has_found = True
-                return marker(kind, item)
+                return marker(kind, text)
         return self.value(item, depth)
 
     def _out_of_time(self) -> bool:
@@ -396,6 +397,11 @@ def _is_piece(token: Any, fields: dict[str, Any], words: Words) -> bool:
         return True
     is_said = not _OF_PIECES.isdisjoint(fields) or "token" in (fields.get("event"), fields.get("type"))
     return is_said and type(token) is str and not words.looks_secret(token)
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what the mark `Sensitive` has wrapped, or *value* as it is."""
+    return value.get("value") if type(value) is dict and "$sensitive" in value else value
 
 
 def marker(kind: str, value: Any) -> dict[str, str]:

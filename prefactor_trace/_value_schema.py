@@ -26,6 +26,8 @@ import typing_extensions
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from prefactor_trace._marks import Omit, rules_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -405,13 +407,13 @@ class _Generator(GenerateJsonSchema):
     # -- open objects, by the names of their fields --------------------------------------------------------
 
     def model_schema(self, schema: Any) -> Json:
-        return _without(super().model_schema(schema), "additionalProperties")
+        return _as_recorded(super().model_schema(schema), schema)
 
     def typed_dict_schema(self, schema: Any) -> Json:
-        return _without(super().typed_dict_schema(schema), "additionalProperties")
+        return _as_recorded(super().typed_dict_schema(schema), schema)
 
     def dataclass_schema(self, schema: Any) -> Json:
-        return _without(super().dataclass_schema(schema), "additionalProperties")
+        return _as_recorded(super().dataclass_schema(schema), schema)
 
     def field_is_present(self, field: Any) -> bool:
         return not (
@@ -446,6 +448,20 @@ class _Generator(GenerateJsonSchema):
     def tagged_union_schema(self, schema: Any) -> Json:
         choices = [self.generate_inner(each) for each in schema["choices"].values() if isinstance(each, dict)]
         return {"anyOf": [each for at, each in enumerate(choices) if each not in choices[:at]]}
+
+
+def _as_recorded(found: Json, schema: Any) -> Json:
+    """Return *found*, of an object, as open, and without the fields that are marked `Omit`."""
+    rules = rules_of(schema["cls"]) if "cls" in schema else {}
+    omitted = [name for name, rule in rules.items() if rule is Omit]
+    found = _without(found, "additionalProperties")
+    if omitted and "properties" in found:
+        found["properties"] = {
+            name: each for name, each in found["properties"].items() if name not in omitted
+        }
+        required = [name for name in found.pop("required", ()) if name not in omitted]
+        found.update({"required": required} if required else {})
+    return found
 
 
 def _without(schema: Json, key: str) -> Json:

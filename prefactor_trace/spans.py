@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 import orjson
 
 from prefactor_trace import _context, _guard
-from prefactor_trace._arguments import Omit, arguments_of, choice_of, chosen_entries, marked_result
+from prefactor_trace._arguments import arguments_of, choice_of, chosen_entries, marked_result
 from prefactor_trace._capture import capture, capture_exception, capture_object
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
+from prefactor_trace._marks import Omit, Plan, ruled
 from prefactor_trace._peek import shorten
 from prefactor_trace._record import SpanEnded, SpanStarted
 from prefactor_trace._schema import SpanType, by_name, declare, derived, is_about, of_block
@@ -31,9 +32,10 @@ from prefactor_trace.propagation import Handle
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from prefactor_trace._arguments import Choice, Mark, PayloadOf
+    from prefactor_trace._arguments import Choice, PayloadOf
     from prefactor_trace._capture import Limits
     from prefactor_trace._decorate import Decorated
+    from prefactor_trace._marks import Rule
     from prefactor_trace._record import FinalStatus
     from prefactor_trace._schema import DerivedType
     from prefactor_trace._wrap import Open
@@ -82,7 +84,7 @@ class Span(Scope):
     _error: bytes | None = None
     _metadata: bytes | None = None
     title: str = ""
-    result_mark: Mark | None = None  # on the return annotation
+    result_mark: Rule | None = None  # on the return annotation
 
     def __repr__(self) -> str:
         return f"<Span {self.id or '(not recorded)'}>"
@@ -124,7 +126,7 @@ class Span(Scope):
 
     def _captured(self, result: object, limits: Limits) -> bytes:
         if self.result_mark is not None:
-            result = marked_result(result, self.result_mark, limits)
+            result = marked_result(result, self.result_mark)
         return capture_object(result, limits, b"output", self.title)
 
     # -- how it ends ---------------------------------------------------------------------------------------
@@ -133,13 +135,25 @@ class Span(Scope):
         """Begin to take the items of a generator; return what is told each as it is yielded."""
         instance = self.instance
         assert instance is not None, "a span that is not recorded has no scope"
-        limits = instance.output_limits if self.keeps_result and self.result_mark is None else None
+        keeps = self.keeps_result and (self.result_mark is None or self._plan_of_items() is not None)
+        limits = instance.output_limits if keeps else None
         self._stream = Stream(instance.ticks_ns, limits, self.fold)
-        return self._stream.add
+        plan, add = self._plan_of_items(), self._stream.add
+        return add if plan is None else lambda item: add(ruled(item, plan))
+
+    def _plan_of_items(self) -> Plan | None:
+        """Return what the return annotation says of fields of the items; of what `fold` makes of them it says nothing."""
+        rule = self.result_mark
+        return rule.others if type(rule) is Plan and self.fold is None else None
 
     def _folded(self, stream: Stream, returned: object, instance: Instance) -> bytes | None:
-        if self.result_mark is not None and self.keeps_result:  # the items are what is marked
+        plan = self._plan_of_items()
+        if (
+            self.result_mark is not None and self.keeps_result and plan is None
+        ):  # the items are what is marked
             return self._captured(None, instance.output_limits)
+        if plan is not None and returned is not None:
+            returned = ruled(returned, plan)
         return stream.result(returned, self.title)
 
     def returned(self, result: object) -> None:
@@ -349,7 +363,7 @@ def _opener(
     name: str,
     payload_of: PayloadOf,
     options: _Options,
-    result_mark: Callable[[], Mark | None] | None = None,
+    result_mark: Callable[[], Rule | None] | None = None,
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | Instance | None]:
     """Return a function that begins a span; it raises InstanceTerminated and nothing else.
 
