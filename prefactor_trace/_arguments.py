@@ -20,8 +20,19 @@ import typing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from prefactor_trace import _guard
-from prefactor_trace._capture import capture
-from prefactor_trace._marks import MARKED_SECRET, Omit, Plan, Secret, mark_by_name, rule_in, ruled
+from prefactor_trace._capture import DEFAULT, capture
+from prefactor_trace._marks import (
+    MARKED_SECRET,
+    Omit,
+    Plan,
+    Secret,
+    hidden_in,
+    mark_by_name,
+    rule_in,
+    ruled,
+    rules_of,
+)
+from prefactor_trace._peek import is_a, module_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -58,10 +69,15 @@ def choice_of(names: Iterable[str]) -> Choice | None:
 
 
 class Arguments(NamedTuple):
-    """How calls of one function are recorded. *result_mark* says what its return annotation asks; None: nothing."""
+    """How calls of one function are recorded.
+
+    *result_mark* says what its return annotation asks; None: nothing. *hidden* gives the texts in the arguments of a
+    call that must not be recorded, wherever they turn up; None: no annotation says so of any.
+    """
 
     read: PayloadOf
     result_mark: Callable[[], Rule | None] | None
+    hidden: Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]] | None
 
 
 def arguments_of(function: Any, choice: Choice | None = None, span: str = "") -> Arguments:
@@ -85,7 +101,9 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
     if choice is not None:
         _warn_of_strangers(choice, parameters, span)
 
-    def read(args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits) -> bytes:
+    def read(
+        args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits, hidden: list[str] | None = None
+    ) -> bytes:
         if skipped:
             args = args[1:]
         given = dict(zip(names, args))  # noqa: B905 - the rest is looked at below, and `strict` costs as much as zip
@@ -98,13 +116,23 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
         if defaults:
             for name, value in defaults.items():
                 given.setdefault(name, value)
+        if hidden is not None:
+            hidden += marks.hidden(given)
+            return b""
         if is_bare:
             return capture(given, limits, "payload", span)
         if choice is not None:
             given = choice.of(given)
         return capture(marks.applied(given), limits, "payload", span)
 
-    return Arguments(read, marks.of_result if "return" in marks.may_be else None)
+    def hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+        found: list[str] = []
+        if marks.may_hide():
+            read(args, kwargs, DEFAULT, found)
+        return tuple(found)
+
+    of_result = marks.of_result if "return" in marks.may_be else None
+    return Arguments(read, of_result, hidden if marks.bearers or marks.may_be.keys() - {"return"} else None)
 
 
 def _also_in_kwargs(parameters: list[inspect.Parameter]) -> frozenset[str]:
@@ -160,15 +188,38 @@ class _Marks:
         raw = getattr(self._function, "__annotations__", None)
         annotations: dict[str, Any] = raw if type(raw) is dict else {}
         self.may_be = {name: each for name, each in annotations.items() if _may_hold_mark(each)}
+        # What are classes, of which fields can be marked.
+        self.bearers = {
+            name: each for name, each in annotations.items() if type(each) is type and _is_made(each)
+        }
+        self.bearers.pop("return", None)
         self._others = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
         self._rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), None)
         self._own = {each.name for each in parameters}
         self._tries = _TRIES
         self._found: dict[str, Rule] | None = None
+        self._hides: bool | None = None
 
     def of_result(self) -> Rule | None:
         """Return the mark on the return annotation."""
         return self._get().get("return")
+
+    def may_hide(self) -> bool:
+        """Say whether there is a mark on an argument, or on a field of a class that an annotation names."""
+        if self._hides is None or self._tries:
+            rules = self._get()
+            self._hides = bool(rules.keys() - {"return"}) or any(map(rules_of, self.bearers.values()))
+        return self._hides
+
+    def hidden(self, given: dict[str, Any]) -> list[str]:
+        """Return the texts in the arguments *given* that must not be recorded."""
+        found: list[str] = []
+        rules = self._get()
+        others = rules.get(self._others) if self._others else None
+        for name, value in given.items():
+            rule = rules.get(name) if name in self._own else others
+            hidden_in(value, rule, found)
+        return found
 
     def applied(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return *given* as the marks of its arguments will have it."""
@@ -199,7 +250,10 @@ class _Marks:
         rules: dict[str, Rule] = {}
         for name, annotation in self.may_be.items():
             try:
-                rule = rule_in(_resolve(annotation, self._function))
+                resolved = _resolve(annotation, self._function)
+                rule = rule_in(resolved)
+                if _is_made(resolved) and name != "return":
+                    self.bearers[name] = resolved
             except Exception:  # what it names is not there, or is no type
                 rule = mark_by_name(annotation)
             if rule is not None:
@@ -226,6 +280,11 @@ def _annotated(function: Any) -> Any:
                 break  # in C
             function = called
     return function
+
+
+def _is_made(annotation: Any) -> bool:
+    """Say whether *annotation* is a class that is not built in."""
+    return is_a(annotation, type) and module_of(annotation) != "builtins"
 
 
 def _may_hold_mark(annotation: object) -> bool:

@@ -49,11 +49,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from prefactor_trace._conversions import FAILED, convert, function_for
-from prefactor_trace._error_text import MOST_STACK, describe_error
+from prefactor_trace._error_text import MOST_STACK, describe_error, related
 from prefactor_trace._marks import MARKED_SECRET, Plan, Ruled, wrapped
 from prefactor_trace._peek import clean, shorten, type_name
-from prefactor_trace._readers import SAFE_INT, Given, Open, followed, label, read_string, reader_of
+from prefactor_trace._readers import (
+    SAFE_INT,
+    Given,
+    Open,
+    arguments_of_error,
+    followed,
+    label,
+    read_string,
+    reader_of,
+)
 from prefactor_trace._redact import DEFAULT as BUILT_IN
+from prefactor_trace._redact import without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,10 +121,13 @@ def capture_object(value: object, limits: Limits = DEFAULT, key: bytes = b"outpu
     return b'{"%b":%b}' % (key, encoded)
 
 
-def capture_exception(error: BaseException, limits: Limits = DEFAULT, span: str = "") -> bytes:
+def capture_exception(
+    error: BaseException, limits: Limits = DEFAULT, span: str = "", hidden: tuple[str, ...] = ()
+) -> bytes:
     """Encode *error* as `error_type`, `message` and `stacktrace`, all text, without calling its `__str__`.
 
-    The message is made of the exception's arguments; see `_error_text` for the stack text.
+    The message is made of the exception's arguments; see `_error_text` for the stack text. *hidden*: texts that must
+    not be in it, nor in what is recorded of *error* later, as it leaves the spans around.
     """
     try:
         arguments = _ARGUMENT_LIMITS._replace(redact=limits.redact.built_in)
@@ -126,11 +139,38 @@ def capture_exception(error: BaseException, limits: Limits = DEFAULT, span: str 
             return _argument(value, arguments)
 
         texts = describe_error(error, read, limits.max_string)
+        hidden = _to_be_hidden(error, hidden, limits.redact)
+        if hidden:
+            texts = {name: without(text, hidden) for name, text in texts.items()}
         stack = texts["stacktrace"]
         texts["stacktrace"] = limits.redact.text(stack, is_cut=len(stack) >= MOST_STACK)
         return limits.redact(trimmed(orjson.dumps(texts)), "error", span)
     except Exception:  # as in capture
         return b'{"error_type":"unknown","message":"","stacktrace":""}'
+
+
+_left_with: dict[
+    int, tuple[str, ...]
+] = {}  # by the id of an error: another of that id hides too much, at worst
+_MOST_LEFT = 64
+
+
+def _to_be_hidden(error: BaseException, hidden: tuple[str, ...], redact: Redactor) -> tuple[str, ...]:
+    """Return what must not be said of *error*: *hidden*, what others have hidden of it, and secrets by their names."""
+    all_of_them = related(error)
+    if hidden:
+        if len(_left_with) >= _MOST_LEFT:
+            _left_with.clear()
+        _left_with[id(error)] = hidden
+    before = [text for one in all_of_them for text in _left_with.get(id(one), ())] if _left_with else []
+    groups = [group for one in all_of_them for group in _groups(arguments_of_error(one))]
+    named = [text for group in groups for text in redact.beside_names(group)]
+    return (*hidden, *before, *named)
+
+
+def _groups(arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return *arguments* and the tuples in them, in each of which a name can stand before a secret."""
+    return [arguments, *[one for one in arguments if type(one) is tuple and len(one) <= _FEW]]
 
 
 def _argument(value: object, limits: Limits) -> str:

@@ -280,8 +280,7 @@ def _path(value: Any) -> object:
 
 def error_message(error: BaseException, read: Callable[[Any], str] = label) -> str:
     """Join the arguments of *error*, each that is no string as text by *read*."""
-    most = 1 if members(error) else 16  # in a group, its members come next
-    args = getter(BaseException, "args")(error)[:most]
+    args = arguments_of_error(error)
     if len(args) == 1 and type(args[0]) is str:
         return args[0]
     parts = [shorten(one, 1_000) if type(one) is str else read(one) for one in args]
@@ -290,6 +289,13 @@ def error_message(error: BaseException, read: Callable[[Any], str] = label) -> s
         place = f": {shorten(name, 1_000)!r}" if type(name) is str else ""
         return f"[Errno {parts[0]}] {parts[1]}{place}"
     return ", ".join(parts)
+
+
+def arguments_of_error(error: BaseException) -> tuple[Any, ...]:
+    """Return those of its arguments that tell what *error* says."""
+    most = 1 if members(error) else 16  # in a group, its members come next
+    found: tuple[Any, ...] = getter(BaseException, "args")(error)[:most]
+    return found
 
 
 def members(error: BaseException) -> list[BaseException]:

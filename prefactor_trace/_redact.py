@@ -20,11 +20,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 
 from prefactor_trace import _guard
+from prefactor_trace._peek import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +112,23 @@ class Redactor:
         self._remember(text)
         return text
 
+    def beside_names(self, texts: tuple[Any, ...]) -> list[str]:
+        """Return of *texts* those that come behind one that is the name of a secret: `("password", "hunter2")`."""
+        if len(texts) < 2 or not self._is_on:
+            return []
+        words = self._words or self._load()
+        return [
+            second
+            for first, second in pairwise(texts)
+            if type(first) is str
+            and type(second) is str
+            and len(first) <= _LONGEST_NAME
+            and (kind := words.name(first)) is not None
+            and len(second) >= _SHORTEST_VALUE
+            and not words.is_prose(second)
+            and _is_secret(kind, second, {}, words)
+        ]
+
     def _load(self) -> Words:
         from prefactor_trace._secrets import Words  # 30 ms of patterns, for programs that record
 
@@ -168,6 +187,46 @@ class Redactor:
         _guard.errors["redact= failed, was late or gave no JSON: value removed"] += 1
         return orjson.dumps(_BY_HOOK)
 
+
+def without(text: str, hidden: tuple[str, ...]) -> str:
+    """Return *text* with a marker in place of each of *hidden*, however it is escaped or cut."""
+    forms = {
+        form
+        for each in hidden
+        for form in (
+            each,
+            " ".join(each.split()),
+            repr(each)[1:-1],
+            orjson.dumps(clean(each)).decode()[1:-1],
+        )
+    }
+    for form in sorted(forms, key=len, reverse=True):
+        if len(form) >= _SHORTEST_VALUE:
+            text = text.replace(form, _HIDDEN)
+            text = _without_beginning(text, form)
+    return text
+
+
+def _without_beginning(text: str, form: str) -> str:
+    """Return *text* without the beginning of *form* where it was cut."""
+    begins = form[:_SHORTEST_BEGINNING]
+    position = text.find(begins)
+    for _ in range(_MOST_BEGINNINGS):
+        if position < 0:
+            break
+        cut = text.find("... (", position)
+        end = cut if cut >= 0 else len(text)
+        if form.startswith(text[position:end]):
+            text = f"{text[:position]}{_HIDDEN}{text[end:]}"
+        position = text.find(begins, position + 1)
+    return text
+
+
+_HIDDEN = "[redacted:Secret]"
+_SHORTEST_VALUE = 4  # characters behind a name; what is shorter stands in many a text by chance
+_SHORTEST_BEGINNING = 6
+_MOST_BEGINNINGS = 100
+_LONGEST_NAME = 100
 
 _late: list[threading.Thread] = []  # those that still wait for a callable of the user's
 
@@ -291,7 +350,7 @@ class _Rebuild:
             kind = self._name(name)
             if (
                 kind is not None
-                and (is_pair or self._words.looks_secret(text))
+                and (is_pair or self._words.is_no_word(text))
                 and self._is_secret(kind, text, {})
             ):
                 self.has_found = True

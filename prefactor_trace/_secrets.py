@@ -252,6 +252,17 @@ class Words:
         """Tell a secret from a word."""
         return looks_secret(value)
 
+    @staticmethod
+    def is_no_word(value: str) -> bool:
+        """Tell a secret from the name of another field, rather too often."""
+        has_digit = any(sign.isdigit() for sign in value)
+        return looks_secret(value) or (len(value) >= 6 and has_digit and not any(map(str.isspace, value)))
+
+    @staticmethod
+    def is_prose(text: str) -> bool:
+        """Say whether a word of *text* is one that secrets do not have, as in "is required"."""
+        return any(map(_PROSE.match, text[:_WINDOW].split()))
+
     # -- names ---------------------------------------------------------------------------------------------
 
     def name(self, name: str) -> str | None:

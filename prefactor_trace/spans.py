@@ -21,6 +21,7 @@ from prefactor_trace._ending import ending_of
 from prefactor_trace._marks import Omit, Plan, ruled
 from prefactor_trace._peek import shorten
 from prefactor_trace._record import SpanEnded, SpanStarted
+from prefactor_trace._redact import without
 from prefactor_trace._schema import SpanType, by_name, declare, derived, is_about, of_block
 from prefactor_trace._stream import Stream
 from prefactor_trace._worker import HEAVY
@@ -117,7 +118,7 @@ class Span(Scope):
         """Let the step end as failed because of *error*, though no exception leaves the block."""
         if self.instance is not None:
             self._status = "failed"
-            self._error = _captured_error(error, self.instance.output_limits, self.title)
+            self._error = _captured_error(error, self.instance.output_limits, self.title, self.hidden)
 
     def cancel(self) -> None:
         """Let the step end as cancelled, unless an exception fails it."""
@@ -211,7 +212,7 @@ class Span(Scope):
     def _status_by(self, error: BaseException, instance: Instance) -> tuple[FinalStatus, bool]:
         ending = ending_of(error)
         if ending == "failed":
-            self._error = _captured_error(error, instance.output_limits, self.title)
+            self._error = _captured_error(error, instance.output_limits, self.title, self.hidden)
         if ending == "abandoned":
             return "complete", True
         # A step stopped by InstanceTerminated is cancelled; that its run was terminated, the platform knows.
@@ -293,10 +294,10 @@ class SpanBlock(Block):
             )
         )
         name = self._title or span_type.name
-        payload_of, result_mark = arguments_of(function, self._options.choice, name)
+        payload_of, result_mark, hidden = arguments_of(function, self._options.choice, name)
         if self._payload is not _NOT_GIVEN:
             payload_of = self._given_payload
-        return _opener(span_type, name, payload_of, self._options, result_mark)
+        return _opener(span_type, name, payload_of, self._options, result_mark=result_mark, hidden=hidden)
 
     def over(self, inner: object) -> SpanBlock | None:
         """Return the one decorator for two: what this one gives holds, the rest is as *inner* says."""
@@ -363,7 +364,9 @@ def _opener(
     name: str,
     payload_of: PayloadOf,
     options: _Options,
+    *,
     result_mark: Callable[[], Rule | None] | None = None,
+    hidden: Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]] | None = None,
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | Instance | None]:
     """Return a function that begins a span; it raises InstanceTerminated and nothing else.
 
@@ -400,6 +403,8 @@ def _opener(
             opened.keeps_result = instance.captures_outputs if captures_outputs is None else captures_outputs
             if fold is not None:
                 opened.fold = fold
+            if hidden is not None or outer.hidden:
+                opened.hidden = outer.hidden if hidden is None else (*outer.hidden, *hidden(args, kwargs))
             title = instance.input_limits.redact.built_in.text(name) if has_title else name
             opened.title = title
             if result_mark is not None and (mark := result_mark()) is not None:
@@ -548,11 +553,12 @@ def _known_parent(parent: Any) -> Any:
     return None
 
 
-def _captured_error(error: BaseException | str, limits: Limits, span: str) -> bytes:
+def _captured_error(error: BaseException | str, limits: Limits, span: str, hidden: tuple[str, ...]) -> bytes:
     if issubclass(
         type(error), BaseException
     ):  # its type, because isinstance would ask a property of the user's
-        return capture_exception(error, limits, span)  # type: ignore[arg-type] # the line above says so
+        return capture_exception(error, limits, span, hidden)  # type: ignore[arg-type] # the line above says so
+    error = without(error, hidden) if hidden and type(error) is str else error
     return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits, "error", span)
 
 

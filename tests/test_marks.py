@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping  # noqa: TC003 - read when they are looked at
@@ -184,6 +185,131 @@ def test_results():
     results = [orjson.loads(each.ended.result) for each in exporter.records if hasattr(each, "started")]
     shown = {"user": "ann", "key": HIDDEN}
     assert results == [shown, {"output": [shown]}, {"output": [shown]}, {"output": None}]
+
+
+class Lost(Exception):
+    pass
+
+
+@pytest.fixture
+def said():
+    """Run a function in a run of its own; return the texts of the errors of all its spans."""
+
+    def of(function, *args, **kwargs):
+        exporter = MemoryExporter()
+        tracer = pt.configure(exporter=exporter)
+        with pt.instance(), contextlib.suppress(Exception):
+            list(function(*args, **kwargs) or ())
+        tracer.shutdown()
+        return b"".join(
+            each.ended.error or b"" for each in exporter.records if hasattr(each, "started")
+        ).decode()
+
+    return of
+
+
+class TestErrors:
+    """What must not be recorded of an argument is not in what is recorded of the errors either."""
+
+    def test_each_way_of_marking(self, said):
+        """By a mark on the argument, on `**more`, or on a field of what it holds; other arguments are told."""
+
+        @pt.span
+        def step(
+            a: Annotated[str, pt.Secret],
+            b: Account,
+            c: Node,
+            d: list[Annotated[bytes, pt.Omit]],
+            e: Row,
+            f: str,
+            **more: Annotated[int, pt.Secret],
+        ):
+            raise ValueError(f"{a} {b.key!r} {c['key']} {d[0]} {e.key} {f}", more)
+
+        text = said(
+            step,
+            "canary-1",
+            Account("ann", "canary-2"),
+            {"user": "ann", "key": "canary-3"},
+            [b"canary-4"],
+            Row("ann", "canary-5"),
+            "told",
+            more=4111111111111111,
+        )
+        assert "told" in text
+        assert "[redacted:Secret]" in text
+        assert "canary-" not in text
+        assert "4111111" not in text
+
+    @pytest.mark.parametrize("options", [{}, {"capture": "none"}, {"payload": 1}])
+    def test_whatever_is_recorded(self, said, options):
+        """It counts for generators and for what is told by hand, also if the arguments are not recorded."""
+
+        @pt.span(**options)
+        def step(key: Annotated[str, pt.Secret]):
+            pt.current_span().fail(f"by hand: {key}")
+            yield 1
+
+        @pt.span(**options)
+        def raising(key: Annotated[str, pt.Secret]):
+            yield 1
+            raise KeyError(key)
+
+        for each in (step, raising):
+            text = said(each, "canary-1")
+            assert "[redacted:Secret]" in text
+            assert "canary" not in text
+
+    def test_the_steps_around_and_inside(self, said):
+        """Nor is it in the errors of the steps around, which have no mark, and of those inside."""
+
+        @pt.span
+        def outer(key):
+            try:
+                middle(key)
+            except ValueError as error:
+                raise Lost(f"lost: {error}") from None
+
+        @pt.span
+        def middle(key: Annotated[str, pt.Secret]):
+            inner(key)
+
+        @pt.span
+        def inner(key):
+            raise ValueError(f"no {key}")
+
+        text = said(outer, "canary-1")
+        assert text.count("lost: no [redacted:Secret]") == 2
+        assert "canary" not in text
+
+    @pytest.mark.parametrize("before", [0, 292, 296, 9_990, 9_994, 7_990])
+    def test_cut_or_escaped(self, said, before):
+        """It is found though it is cut, or written as `repr` or JSON write it."""
+        key = "canary-1 'two' \"three\"\n" + "k" * 50
+
+        @pt.span
+        def step(key: Annotated[str, pt.Secret]):
+            raise ValueError("x" * before + key)
+
+        @pt.span
+        def shown(key: Annotated[str, pt.Secret]):
+            raise ValueError(f"{'x' * before}{key!r}", {"key": key}, [key])
+
+        for each in (step, shown):
+            assert "canary-" not in said(each, key)
+
+    def test_by_the_name_beside_it(self, said):
+        """An argument behind one that is the name of a secret is one; a sentence about it is none."""
+
+        @pt.span
+        def step(*args):
+            raise RuntimeError(*args)
+
+        assert "hunter2" not in said(step, "password", "hunter2")
+        assert "hunter2" not in said(step, 1, ("password", "hunter2"), [("authorization", "hunter2")])
+        assert "correct horse" not in said(step, "passphrase", "correct horse battery staple")
+        assert "must not be empty" in said(step, "password", "must not be empty")
+        assert "hunter2" in said(step, "user", "hunter2")
 
 
 def test_names_that_only_a_function_knows():
