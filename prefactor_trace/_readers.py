@@ -258,8 +258,11 @@ def _data(value: Any) -> object:
     return _stranger(type(value))(value)
 
 
+_PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
+
+
 def _chain_map(value: Any) -> object:
-    """Read the maps as the one dict they look like, if that is a small one with strings as keys."""
+    """Read the maps as the one dict they look like, if that is a small one with keys whose hash is not the user's."""
     maps = own(value, "maps")
     if is_a(maps, list) and list.__len__(maps) > _MOST_MERGED:
         return _container(list)(maps)
@@ -268,7 +271,8 @@ def _chain_map(value: Any) -> object:
     if sum(map(dict.__len__, list.__iter__(maps))) > _MOST_MERGED:
         return _container(list)(maps)
     merged = [pair for one in list.__reversed__(maps) for pair in dict.items(one)]
-    return _pairs(dict(merged)) if _are_all([key for key, _ in merged], str) else _container(list)(maps)
+    is_plain = not [key for key, _ in merged if type(key) not in _PLAIN_KEYS]
+    return _pairs(dict(merged)) if is_plain else _container(list)(maps)
 
 
 def _path(value: Any) -> object:
