@@ -43,7 +43,7 @@ _OVERLAP = (
 )
 _MOST_KNOWN = 8_192  # pieces; half a megabyte
 _SHORTEST = 10  # bytes: less holds no secret and its name
-_MOST_SECONDS = 0.0015
+_MOST_SECONDS = 0.001  # as capture takes as much, and any value is to cost less than 2 ms
 _MOST_DEPTH = 64  # beyond what capture writes
 _MOST_LATE = 4  # threads; until one of them comes back, values are removed at once
 _MOST_GROWTH = 262_144  # bytes; markers can be longer than what they stand for
@@ -138,15 +138,18 @@ class Redactor:
     def _is_clean(self, encoded: bytes) -> bool:
         """Say whether there is certainly no secret in *encoded*, and remember it."""
         words, known, size = self._words or self._load(), self._known, len(encoded)
-        for start in range(0, size, _PIECE - _OVERLAP) if size > _PIECE else ():
-            piece = encoded[start : start + _PIECE]
-            if known.get(hash(piece)) == len(piece):
-                continue
-            if words.suspect(_whole_characters(piece)):
+        pieces = []
+        if size > _PIECE:
+            pieces = [encoded[start : start + _PIECE] for start in range(0, size, _PIECE - _OVERLAP)]
+        new = [piece for piece in pieces if known.get(hash(piece)) != len(piece)]
+        # Each piece costs its overlap as well, so what is mostly new is looked at in one.
+        if not pieces or len(new) > len(pieces) >> 1:
+            if words.suspect(encoded):
                 return False
-            self._remember(piece)
-        if size <= _PIECE and words.suspect(encoded):
+        elif any(words.suspect(_whole_characters(piece)) for piece in new):
             return False
+        for piece in new:
+            self._remember(piece)
         self._remember(encoded)  # whole, as one function hands the same messages to the next
         return True
 
@@ -159,6 +162,7 @@ class Redactor:
         rebuild = _Rebuild(self._words or self._load())
         found = rebuild.value(orjson.loads(encoded))
         if not rebuild.has_found:
+            self._remember(encoded)  # a closer look is not needed again
             return encoded
         rebuilt = orjson.dumps(found)
         # Markers in place of tiny values can be longer than they; what is recorded stays bounded.
@@ -227,6 +231,7 @@ _SHORTEST_VALUE = 4  # characters behind a name; what is shorter stands in many 
 _SHORTEST_BEGINNING = 6
 _MOST_BEGINNINGS = 100
 _LONGEST_NAME = 100
+_SHORT = 32
 
 _late: list[threading.Thread] = []  # those that still wait for a callable of the user's
 
@@ -239,13 +244,20 @@ class _Rebuild:
         self._stop_at = time.thread_time() + _MOST_SECONDS
         self._look_at = time.perf_counter() + _MOST_SECONDS
         self._names: dict[str, str | None] = {}
+        self._clean: set[str] = set()  # short texts, such as the roles in a chat
         self._is_late = False
         self.has_found = False
 
     def value(self, value: Any, depth: int = 0) -> Any:
         kind = type(value)
         if kind is str:
-            return self.text(value) if self._words.suspect(value) else value
+            if value in self._clean:
+                return value
+            if self._words.suspect(value):
+                return self.text(value)
+            if len(value) <= _SHORT:
+                self._clean.add(value)
+            return value
         if kind is dict:
             return self._dict(value, depth + 1)
         if kind is list:
