@@ -220,7 +220,7 @@ def _without_beginning(text: str, form: str) -> str:
             break
         cut = text.find("... (", position)
         end = cut if cut >= 0 else len(text)
-        if form.startswith(text[position:end]):
+        if end - position <= len(form) and form.startswith(text[position:end]):
             text = f"{text[:position]}{_HIDDEN}{text[end:]}"
         position = text.find(begins, position + 1)
     return text

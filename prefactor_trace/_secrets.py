@@ -432,7 +432,7 @@ _IN_COMMANDS = (
     re.compile(rf"\b(?:sshpass|(?:docker|podman) login){_BEFORE_FLAG}-p[ ]?{_ARGUMENT}"),
     re.compile(rf"\b(?:redis-cli{_BEFORE_FLAG}-a|ldap[a-z]{{3,9}}{_BEFORE_FLAG}-w)[ ]{_ARGUMENT}"),
     re.compile(
-        rf"\b(?:machine +(?:\S{{1,200}}\.\S{{1,60}}|localhost){_GAP}|default +)login{_GAP}\S{{1,200}}{_GAP}password{_GAP}"
+        rf"\b(?:machine +(?=[^\s.]{{1,60}}\.|localhost)\S{{1,250}}{_GAP}|default +)login{_GAP}\S{{1,200}}{_GAP}password{_GAP}"
         r"(?P<value>[^\s\\\"']{1,256})"
     ),
 )
