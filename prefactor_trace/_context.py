@@ -23,6 +23,8 @@ class Scope:
     """What can be current: a run, or a step in one. None of the methods raises."""
 
     __slots__ = ()
+    hidden: tuple[str, ...] = ()
+    """Texts that must not be recorded, in what errors say."""
 
     def stream(self) -> Callable[[object], None]:
         """Begin to take the items of a generator; return what is told each as it is yielded."""
