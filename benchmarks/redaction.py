@@ -2,7 +2,9 @@
 
 Run it as `python benchmarks/redaction.py`, with `--quick` to see only that it works. The corpus is generated, the same
 in every run: payloads as agents have them (chat messages, tool calls, logs, configuration, headers, source code), each
-with one planted secret, and as many with look-alikes instead. Found is what is in no byte that is recorded; of
+with one planted secret, and as many with look-alikes instead. The corpus is ours, and written with the patterns in
+sight: it shows what is covered and keeps it so, not how much of the secrets of the world that is. The last two kinds
+are known misses: nothing tells such a password from other text. Found is what is in no byte that is recorded; of
 detect-secrets, which searches files line by line and names what it finds, that one of its findings overlaps the
 secret. It is made for source code in a repository: each payload is given to it as a file of indented JSON, with its
 default settings, and its time is for information.
@@ -61,6 +63,12 @@ def secrets(dice: random.Random) -> dict[str, tuple[str, str]]:
         "HuggingFace": f"hf_{some(34)}",
         "Twilio": f"SK{some(32, hexa)}",
         "SendGrid": f"SG.{some(22)}.{some(43)}",
+        "Slack user": f"xoxp-{some(11, string.digits)}-{some(11, string.digits)}-{some(32, hexa)}",
+        "GitHub fine-grained": f"github_pat_{some(22)}_{some(59)}",
+        "Google OAuth": f"ya29.{some(60)}",
+        "Azure AD": f"{some(3)}8Q~{some(34)}",
+        "NVIDIA": f"nvapi-{some(60)}",
+        "Docker": f"dckr_pat_{some(27)}",
         "npm": f"npm_{some(36)}",
         "PyPI": f"pypi-AgEIcHlwaS5vcmc{some(60)}",
         "Telegram": f"{some(9, '123456789')}:AA{some(33)}",
@@ -76,7 +84,23 @@ def secrets(dice: random.Random) -> dict[str, tuple[str, str]]:
         "query": ("https://api.example.com/v1?limit=5&access_token={}", some(24)),
         "SAS": ("https://x.blob.core.windows.net/f?sv=2023&sig={}%3D", some(43)),
         "AWS secret": ("aws_secret_access_key = {}", some(40)),
+        "curl -u": ("curl -s -u admin:{} https://x.example/z", password),
+        "--password": ("tool --host db --password {} main", password),
+        "mysql -p": ("mysql -h db -u root -p{} main", password),
+        "docker login": ("docker login -u me -p {} registry.example", password),
+        "export": ("export FOO_TOKEN={}", some(24)),
+        ".netrc": ("machine api.example.com login ann password {}", password),
+        ".npmrc": ("//registry.npmjs.org/:_authToken={}", some(36)),
+        "ADO connection": ("Server=tcp:x,1433;Database=d;User ID=u;Password={};Encrypt=true", password),
+        "Azure storage": ("AccountName=x;AccountKey={}==;EndpointSuffix=core.windows.net", some(86)),
+        "redis URL": ("redis://:{}@host:6379/0", password),
+        "cookie": ("Cookie: sid={}; theme=dark", some(32)),
+        "YAML": ("db:\n  user: ann\n  password: {}", password),
+        "repr of a pair": ("sent ('authorization', 'Token {}')", some(30)),
+        "told in a chat": ("my password is {}", password),
         "source code": ('client = Client(password="{}")', password),
+        "bare password": ("ann:{}", password),
+        "in .pgpass": ("db.host:5432:main:app:{}", password),
     }
     found = {kind: (text, text) for kind, text in bare.items()}
     return found | {kind: (text.format(secret), secret) for kind, (text, secret) in around.items()}
@@ -95,6 +119,11 @@ def look_alikes(dice: random.Random) -> list[str]:
         'password = os.environ["DB_PASSWORD"]',
         "basic understanding of bearer instruments",
         "def login(user: str, password: str | None = None): ...",
+        f"docker run -u 1000:1000 -p {number % 9000 + 1000}:80 image && sort -u a:b",
+        "machine learning login flow, password reset; the login password works",
+        "see the --password option, and pass --token to the tool",
+        "the fields ('password', 'username', 'email') and ('token', 'str')",
+        f"git log -p {dice.getrandbits(160):040x} --author ann",
         f"https://example.com/watch?v={dice.getrandbits(40):010x}&session_id={number}",
     ]
 

@@ -10,9 +10,9 @@ with pt.instance(agent_name="support-bot", agent_version="1.4.0"):
 """
 
 from prefactor_trace._api import Tracer, aflush, ashutdown, configure, flush, instance, shutdown, stats
-from prefactor_trace._arguments import Omit, Secret, Sensitive
 from prefactor_trace._carry import carry
 from prefactor_trace._conversions import register_capture
+from prefactor_trace._marks import Omit, Secret, Sensitive
 from prefactor_trace._record import Ledger
 from prefactor_trace._redact import Place
 from prefactor_trace._schema import QualityType, Schema, SpanType

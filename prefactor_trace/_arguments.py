@@ -3,7 +3,8 @@
 What may be is said in three places, from the outside in: `capture_inputs` whether there is a payload at all,
 `capture=` which arguments are in it, and the annotations what becomes of each: `Omit` leaves it out, `Secret` puts a
 marker in its place, `Sensitive` wraps what is in it for the platform (API contract section 3.8). A mark counts for
-the whole argument, wherever in the annotation it stands; on a return annotation it counts for the result.
+the whole argument, wherever in the annotation it stands; on a return annotation it counts for the result. Marks on
+the fields of a class that an annotation names count for these fields alone; see `_marks`.
 
 Annotations are resolved when the function is first called, because with `from __future__ import annotations` they
 are text that may name what is defined later. Text that cannot be resolved and names a mark is taken at its word.
@@ -15,76 +16,31 @@ import functools
 import inspect
 import re
 import types
-import typing
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
-
-import orjson
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from prefactor_trace import _guard
-from prefactor_trace._capture import capture
+from prefactor_trace._capture import DEFAULT, capture
+from prefactor_trace._marks import (
+    MARKED_SECRET,
+    Omit,
+    Plan,
+    Secret,
+    hidden_in,
+    mark_by_name,
+    rule_in,
+    ruled,
+    rules_of,
+)
+from prefactor_trace._peek import is_a, module_of
 from prefactor_trace._types import closure_of, is_own, resolve
-from prefactor_trace.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from prefactor_trace._capture import Limits
+    from prefactor_trace._marks import Rule
 
     PayloadOf: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any], Limits], bytes | None]
-
-__all__ = ["Omit", "Secret", "Sensitive"]
-
-DATA_CATEGORIES = frozenset(
-    """
-personal_identifiers contact_information financial_information health_and_medical criminal_justice
-authentication_and_secrets organisational_confidential minors_data location_and_tracking behavioural_and_inferred
-gdpr_racial_or_ethnic_origin gdpr_political_opinions gdpr_religious_or_philosophical_beliefs
-gdpr_trade_union_membership gdpr_genetic_data gdpr_biometric_for_identification gdpr_sex_life_or_sexual_orientation
-""".split()  # noqa: SIM905 - a list of words reads better so
-)
-"""What `Sensitive` takes as labels (API contract section 7.3)."""
-
-
-class Secret:
-    """Mark an argument or a result that must not be recorded: `Annotated[str, Secret]`. A marker takes its place."""
-
-    __slots__ = ()
-
-
-class Omit:
-    """Mark an argument or a result that is left out of the record: `Annotated[str, Omit]`."""
-
-    __slots__ = ()
-
-
-class Sensitive:
-    """Mark an argument or a result as personal data: `Annotated[str, Sensitive("contact_information")]`.
-
-    It is recorded, each text, number and truth value in it wrapped as `{"$sensitive": ..., "labels": ..., "value":
-    ...}`, which the platform can redact later.
-
-    Args:
-        labels: Data categories of the platform, such as "personal_identifiers"; see `DATA_CATEGORIES`.
-
-    Raises:
-        ConfigurationError: There is no such category.
-    """
-
-    __slots__ = ("labels",)
-
-    def __init__(self, *labels: str) -> None:
-        unknown = [label for label in labels if label not in DATA_CATEGORIES]
-        if unknown:
-            raise ConfigurationError(
-                f"Sensitive({unknown[0]!r}): there is no such data category; take one of "
-                f"{', '.join(sorted(DATA_CATEGORIES))}"
-            )
-        self.labels = labels
-
-
-Mark: TypeAlias = "type[Omit | Secret] | Sensitive"
-
-MARKED_SECRET = {"$redacted": "Secret"}
 
 
 class Choice(NamedTuple):
@@ -113,10 +69,15 @@ def choice_of(names: Iterable[str]) -> Choice | None:
 
 
 class Arguments(NamedTuple):
-    """How calls of one function are recorded. *result_mark* says what its return annotation asks; None: nothing."""
+    """How calls of one function are recorded.
+
+    *result_mark* says what its return annotation asks; None: nothing. *hidden* gives the texts in the arguments of a
+    call that must not be recorded, wherever they turn up; None: no annotation says so of any.
+    """
 
     read: PayloadOf
-    result_mark: Callable[[], Mark | None] | None
+    result_mark: Callable[[], Rule | None] | None
+    hidden: Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]] | None
 
 
 def arguments_of(function: Any, choice: Choice | None = None, span: str = "") -> Arguments:
@@ -140,7 +101,9 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
     if choice is not None:
         _warn_of_strangers(choice, parameters, span)
 
-    def read(args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits) -> bytes:
+    def read(
+        args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits, hidden: list[str] | None = None
+    ) -> bytes:
         if skipped:
             args = args[1:]
         given = dict(zip(names, args))  # noqa: B905 - the rest is looked at below, and `strict` costs as much as zip
@@ -153,13 +116,23 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
         if defaults:
             for name, value in defaults.items():
                 given.setdefault(name, value)
+        if hidden is not None:
+            hidden += marks.hidden(given)
+            return b""
         if is_bare:
             return capture(given, limits, "payload", span)
         if choice is not None:
             given = choice.of(given)
-        return capture(marks.applied(given, limits), limits, "payload", span)
+        return capture(marks.applied(given), limits, "payload", span)
 
-    return Arguments(read, marks.of_result if "return" in marks.may_be else None)
+    def hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+        found: list[str] = []
+        if marks.may_hide():
+            read(args, kwargs, DEFAULT, found)
+        return tuple(found)
+
+    of_result = marks.of_result if "return" in marks.may_be else None
+    return Arguments(read, of_result, hidden if marks.bearers or marks.may_be.keys() - {"return"} else None)
 
 
 def _also_in_kwargs(parameters: list[inspect.Parameter]) -> frozenset[str]:
@@ -197,7 +170,6 @@ _PLAIN_WORDS = frozenset(
     "Mapping Generator AsyncIterator AsyncGenerator Callable List Dict Tuple typing collections abc".split()
 )
 _WORD = re.compile(r"\w+")
-_NAMED_MARK = re.compile(r"\b(Omit|Secret|Sensitive)\b")
 _TRIES = 4  # calls in which a name that cannot be resolved is looked for again
 _DEEPEST = 8
 
@@ -210,19 +182,43 @@ class _Marks:
         raw = getattr(self._function, "__annotations__", None)
         annotations: dict[str, Any] = raw if type(raw) is dict else {}
         self.may_be = {name: each for name, each in annotations.items() if _may_hold_mark(each)}
+        # What are classes, of which fields can be marked.
+        self.bearers = {
+            name: each for name, each in annotations.items() if type(each) is type and _is_made(each)
+        }
+        self.bearers.pop("return", None)
         self._others = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
+        self._rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), None)
         self._own = {each.name for each in parameters}
         self._tries = _TRIES
-        self._found: dict[str, Mark] | None = None
+        self._found: dict[str, Rule] | None = None
+        self._hides: bool | None = None
 
-    def of_result(self) -> Mark | None:
+    def of_result(self) -> Rule | None:
         """Return the mark on the return annotation."""
         return self._get().get("return")
 
-    def applied(self, given: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    def may_hide(self) -> bool:
+        """Say whether there is a mark on an argument, or on a field of a class that an annotation names."""
+        if self._hides is None or self._tries:
+            rules = self._get()
+            self._hides = bool(rules.keys() - {"return"}) or any(map(rules_of, self.bearers.values()))
+        return self._hides
+
+    def hidden(self, given: dict[str, Any]) -> list[str]:
+        """Return the texts in the arguments *given* that must not be recorded."""
+        found: list[str] = []
+        rules = self._get()
+        others = rules.get(self._others) if self._others else None
+        for name, value in given.items():
+            rule = rules.get(name) if name in self._own else others
+            hidden_in(value, rule, found)
+        return found
+
+    def applied(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return *given* as the marks of its arguments will have it."""
-        marks = self._get()
-        for name, mark in marks.items() if marks else ():
+        rules = self._get()
+        for name, rule in rules.items() if rules else ():
             names = (
                 [each for each in given if each not in self._own]
                 if name == self._others
@@ -231,30 +227,33 @@ class _Marks:
                 else []
             )
             for each in names:
-                if mark is Omit:
+                if rule is Omit:
                     del given[each]
                 else:
-                    given[each] = marked(given[each], mark, limits)
+                    given[each] = ruled(given[each], rule)
         return given
 
-    def _get(self) -> dict[str, Mark]:
+    def _get(self) -> dict[str, Rule]:
         found = self._found
         if found is None or self._tries:
             self._tries = max(0, self._tries - 1)
             found = self._found = self._resolved()
         return found
 
-    def _resolved(self) -> dict[str, Mark]:
-        marks: dict[str, Mark] = {}
+    def _resolved(self) -> dict[str, Rule]:
+        rules: dict[str, Rule] = {}
         for name, annotation in self.may_be.items():
             try:
                 namespace = getattr(self._function, "__globals__", {})
-                mark = _mark_in(resolve(annotation, namespace, dict(closure_of(self._function))), _DEEPEST)
+                resolved = resolve(annotation, namespace, dict(closure_of(self._function)))
+                rule = rule_in(resolved)
+                if _is_made(resolved) and name != "return":
+                    self.bearers[name] = resolved
             except Exception:  # what it names is not there, or is no type
-                mark = _mark_by_name(annotation)
-            if mark is not None:
-                marks[name] = mark
-        return marks
+                rule = mark_by_name(annotation)
+            if rule is not None:
+                rules[name] = Plan((), rule) if name == self._rest and type(rule) is Plan else rule
+        return rules
 
 
 def _annotated(function: Any) -> Any:
@@ -278,80 +277,20 @@ def _annotated(function: Any) -> Any:
     return function
 
 
+def _is_made(annotation: Any) -> bool:
+    """Say whether *annotation* is a class that is not built in."""
+    return is_a(annotation, type) and module_of(annotation) != "builtins"
+
+
 def _may_hold_mark(annotation: object) -> bool:
     if isinstance(annotation, str):
         return not _PLAIN_WORDS.issuperset(_WORD.findall(annotation))
     return annotation is not None and annotation is not Any and type(annotation) is not type
 
 
-def _mark_in(hint: Any, deepest: int) -> Mark | None:
-    """Return the strictest mark in *hint*, however deep."""
-    found: list[Mark] = []
-    if typing.get_origin(hint) is Annotated:
-        for each in hint.__metadata__:
-            if each is Omit or each is Secret:
-                found.append(each)
-            elif type(each) in (Omit, Secret):
-                found.append(type(each))
-            elif each is Sensitive:
-                found.append(Sensitive())
-            elif isinstance(each, Sensitive):
-                found.append(each)
-    inner = [*typing.get_args(hint)[: 1 if found else None]]
-    if type(hint).__name__ == "TypeAliasType":
-        inner.append(hint.__value__)
-    if type(hint) is typing.NewType:
-        inner.append(hint.__supertype__)
-    for each in inner if deepest else ():
-        mark = _mark_in(each, deepest - 1)
-        if mark is not None:
-            found.append(mark)
-    return min(found, key=_strictness, default=None)
-
-
-def _strictness(mark: Mark) -> int:
-    return 0 if mark is Omit else 1 if mark is Secret else 2
-
-
-def _mark_by_name(annotation: object) -> Mark | None:
-    """Return the mark that an annotation which cannot be resolved names; it had better hide too much."""
-    names = _NAMED_MARK.findall(annotation if isinstance(annotation, str) else str(annotation))
-    if not names:
-        return None
-    return Omit if "Omit" in names else Secret
-
-
-# ---- what marks do -----------------------------------------------------------------------------------------
-
-
-def marked(value: object, mark: Mark, limits: Limits) -> object:
-    """Return what is recorded of *value* under *mark*, which is not `Omit`."""
-    if mark is Secret or mark is Omit:
-        return MARKED_SECRET
-    assert isinstance(mark, Sensitive)
-    limits = limits._replace(redact=limits.redact.built_in)  # a callable is given the whole payload, later
-    return _wrapped(orjson.loads(capture(value, limits)), mark.labels)
-
-
-def marked_result(result: object, mark: Mark, limits: Limits) -> dict[str, Any]:
-    """Return a result under *mark* as the object that results are."""
-    found: Any = marked(result, mark, limits)
-    is_object = type(found) is dict and type(result) is not str and "$sensitive" not in found
-    return found if is_object and mark is not Secret else {"output": found}
-
-
-def _wrapped(value: Any, labels: tuple[str, ...]) -> Any:
-    if type(value) is dict:
-        return {name: _wrapped(each, labels) for name, each in value.items()}
-    if type(value) is list:
-        return [_wrapped(each, labels) for each in value]
-    if value is None:
-        return None
-    kind = "string" if type(value) is str else "boolean" if type(value) is bool else "number"
-    wrapper: dict[str, Any] = {"$sensitive": kind}
-    if labels:
-        wrapper["labels"] = list(labels)
-    return {**wrapper, "value": value}
+def marked_result(result: object, rule: Rule) -> object:
+    """Return what is to be captured in place of a *result*; as a secret it is an output, whatever it was."""
+    return {"output": MARKED_SECRET} if rule is Secret or rule is Omit else ruled(result, rule)
 
 
 def chosen_entries(payload: object, choice: Choice | None) -> object:

@@ -49,10 +49,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from prefactor_trace._conversions import FAILED, convert, function_for
-from prefactor_trace._error_text import MOST_STACK, describe_error
+from prefactor_trace._error_text import MOST_STACK, describe_error, related
+from prefactor_trace._marks import MARKED_SECRET, Plan, Ruled, wrapped
 from prefactor_trace._peek import clean, shorten, type_name
-from prefactor_trace._readers import SAFE_INT, Given, Open, label, read_string, reader_of
+from prefactor_trace._readers import (
+    SAFE_INT,
+    Given,
+    Open,
+    arguments_of_error,
+    followed,
+    label,
+    read_string,
+    reader_of,
+)
 from prefactor_trace._redact import DEFAULT as BUILT_IN
+from prefactor_trace._redact import without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,10 +121,13 @@ def capture_object(value: object, limits: Limits = DEFAULT, key: bytes = b"outpu
     return b'{"%b":%b}' % (key, encoded)
 
 
-def capture_exception(error: BaseException, limits: Limits = DEFAULT, span: str = "") -> bytes:
+def capture_exception(
+    error: BaseException, limits: Limits = DEFAULT, span: str = "", hidden: tuple[str, ...] = ()
+) -> bytes:
     """Encode *error* as `error_type`, `message` and `stacktrace`, all text, without calling its `__str__`.
 
-    The message is made of the exception's arguments; see `_error_text` for the stack text.
+    The message is made of the exception's arguments; see `_error_text` for the stack text. *hidden*: texts that must
+    not be in it, nor in what is recorded of *error* later, as it leaves the spans around.
     """
     try:
         arguments = _ARGUMENT_LIMITS._replace(redact=limits.redact.built_in)
@@ -125,11 +139,38 @@ def capture_exception(error: BaseException, limits: Limits = DEFAULT, span: str 
             return _argument(value, arguments)
 
         texts = describe_error(error, read, limits.max_string)
+        hidden = _to_be_hidden(error, hidden, limits.redact)
+        if hidden:
+            texts = {name: without(text, hidden) for name, text in texts.items()}
         stack = texts["stacktrace"]
         texts["stacktrace"] = limits.redact.text(stack, is_cut=len(stack) >= MOST_STACK)
         return limits.redact(trimmed(orjson.dumps(texts)), "error", span)
     except Exception:  # as in capture
         return b'{"error_type":"unknown","message":"","stacktrace":""}'
+
+
+_left_with: dict[
+    int, tuple[str, ...]
+] = {}  # by the id of an error: another of that id hides too much, at worst
+_MOST_LEFT = 64
+
+
+def _to_be_hidden(error: BaseException, hidden: tuple[str, ...], redact: Redactor) -> tuple[str, ...]:
+    """Return what must not be said of *error*: *hidden*, what others have hidden of it, and secrets by their names."""
+    all_of_them = related(error)
+    if hidden:
+        if len(_left_with) >= _MOST_LEFT:
+            _left_with.clear()
+        _left_with[id(error)] = hidden
+    before = [text for one in all_of_them for text in _left_with.get(id(one), ())] if _left_with else []
+    groups = [group for one in all_of_them for group in _groups(arguments_of_error(one))]
+    named = [text for group in groups for text in redact.beside_names(group)]
+    return (*hidden, *before, *named)
+
+
+def _groups(arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return *arguments* and the tuples in them, in each of which a name can stand before a secret."""
+    return [arguments, *[one for one in arguments if type(one) is tuple and len(one) <= _FEW]]
 
 
 def _argument(value: object, limits: Limits) -> str:
@@ -324,6 +365,7 @@ class _Branch(NamedTuple):
     target: Any  # the list or dict to fill
     depth: int
     parent: _Branch | None
+    labels: tuple[str, ...] | None = None  # with which each leaf below is wrapped
 
 
 def _from_a_new_word(tail: str) -> str:
@@ -348,6 +390,7 @@ class _Rebuild:
         self.look_at = time.perf_counter() + limits.max_seconds
         self.waiting: deque[_Branch] = deque()
         self.readers: dict[int, tuple[Reader, type]] = {}  # with the type: its id is its own while it lives
+        self.labels: tuple[str, ...] | None = None  # of what is being read
 
     def encode(self, value: object) -> bytes:
         root = self.read(value, None)
@@ -366,6 +409,8 @@ class _Rebuild:
             return self.text(value)
         if kind is bool or value is None or (kind is int and -SAFE_INT <= value <= SAFE_INT):
             return value
+        if kind is Ruled:
+            return self.ruled(value, parent)
         try:
             known = self.readers.get(id(kind))
             if known is None:
@@ -377,6 +422,8 @@ class _Rebuild:
                 return self.place(value if origin is None else origin, found, parent)
             if type(found) is Given:
                 return self.given(found, parent)
+            if type(found) is Ruled:
+                return self.ruled(found, parent)
             if type(found) is dict:
                 return self.marked(found)
             return self.text(found) if type(found) is str else found
@@ -426,8 +473,37 @@ class _Rebuild:
             value, function = made, again
         return {"$type": type_name(type(given.value))}
 
+    def ruled(self, given: Ruled, parent: _Branch | None) -> object:
+        """Return what stands for a value as its rule says."""
+        value, rule = given
+        if type(rule) is Plan:
+            try:
+                found = reader_of(type(value))(value)
+                if type(found) is Open:
+                    return self.place(value, followed(found, rule), parent)
+            except Exception:  # as in read
+                return {"$unreadable": type_name(type(value))}
+            return self.read(value, parent)
+        before, self.labels = self.labels, rule.labels  # type: ignore[union-attr] # it is no plan
+        try:
+            return self.labelled(self.read(value, parent))
+        finally:
+            self.labels = before
+
+    def labelled(self, found: Any) -> object:
+        """Return *found*, as it was read, with what is no container of its own wrapped with the labels."""
+        if self.labels is None or (self.waiting and self.waiting[-1].target is found):
+            return found
+        if type(found) is dict and type(found.get("$truncated")) is str:
+            redact = self.limits.redact.built_in  # in the wrapper nobody sees that its end is not the text's
+            found["$truncated"] = redact.text(found["$truncated"], is_cut=True)
+        self.room -= _CONTAINER_BYTES
+        return wrapped(found, self.labels)
+
     def place(self, value: object, opened: Open, parent: _Branch | None) -> object:
         """Return the place of a container in the result. Until it is filled, it says that it was cut."""
+        if value is MARKED_SECRET:
+            return value
         above, depth = parent, 1
         while above is not None:
             if above.value is value:
@@ -439,14 +515,14 @@ class _Rebuild:
         tried = parent is None and opened.source is value  # by capture
         # A long list is tried in runs, as it is filled: to find out that all of it is too much can take all the time.
         in_one = kind is dict or ((kind is list or kind is tuple) and opened.length <= _LONG_RUN)
-        if in_one and not tried:
+        if in_one and not tried and self.labels is None:
             encoded = self.encode_plain(opened.source, depth)
             if encoded is not None:
                 return orjson.Fragment(encoded)
         target: Any = [] if opened.is_list else {}
         if opened.length:
             _mark_cut(target, opened.length)
-            self.waiting.append(_Branch(value, opened, target, depth, parent))
+            self.waiting.append(_Branch(value, opened, target, depth, parent, self.labels))
         return target
 
     def encode_plain(self, value: object, depth: int) -> bytes | None:
@@ -461,6 +537,7 @@ class _Rebuild:
     def fill(self, branch: _Branch) -> None:
         """Put its entries into *branch*, or as many as there is room for."""
         opened, target = branch.opened, branch.target
+        self.labels = branch.labels
         most = self.room // _VALUE_BYTES + 1
         put = self.put_items if opened.is_list else self.put_pairs
         kept = 0
@@ -491,7 +568,7 @@ class _Rebuild:
 
     def put_run(self, run: list[Any], branch: _Branch) -> int:
         """Add *run* in one piece if it is plain, else its halves, in the end item by item. Return how many."""
-        encoded = self.encode_plain(run, branch.depth)
+        encoded = self.encode_plain(run, branch.depth) if self.labels is None else None
         if encoded is not None:
             branch.target.append(orjson.Fragment(encoded[1:-1]))  # without brackets it stands for all of them
             return len(run)
@@ -501,7 +578,7 @@ class _Rebuild:
         for kept, item in enumerate(run):
             if self.room <= 0:
                 return kept
-            branch.target.append(self.read(item, branch))
+            branch.target.append(self.labelled(self.read(item, branch)))
         return len(run)
 
     def put_pairs(self, pairs: Iterator[tuple[Any, Any]], branch: _Branch) -> int:
@@ -523,7 +600,7 @@ class _Rebuild:
                     name = _other_name(kind, name, target)
             if kind is not str:
                 others[name] = kind
-            target[name] = self.read(item, branch)
+            target[name] = self.labelled(self.read(item, branch))
         return len(target)
 
     def look_at_clock(self) -> None:

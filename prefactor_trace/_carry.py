@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import sys
 import types
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefactor_trace import _context
+from prefactor_trace._context import is_exit  # noqa: F401 - for those that hold this module as `ours`
+from prefactor_trace._parameters import adopt
 from prefactor_trace._wrap import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
 __all__ = ["carry"]
+
+_here = sys.modules[__name__]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,8 +40,19 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
     if _context.noted_departure is not None:
         _context.noted_departure()
     context = contextvars.copy_context()
-    carried: Callable[P, R] = functools.wraps(function)(_MAKERS[kind_of(function)](function, context))
+    carried: Callable[P, R] = functools.wraps(function)(_carried(function, context))
     return carried
+
+
+def _carried(function: Any, context: contextvars.Context) -> Any:
+    kind = kind_of(function)
+    if kind == "function":
+        return _function(function, context)
+    # What runs later must refuse wrong arguments at the call, as *function* does: it gets the same parameters. See
+    # `_parameters` for how the makers must be written; to them, *function* gives the call, still to be made.
+    call = functools.partial(functools.partial, function)
+    carried = adopt(_MAKERS[kind](call, lambda _args, _kwargs: context.copy()), function)
+    return types.coroutine(carried) if kind == "awaitable generator" else carried
 
 
 def _function(function: Any, context: contextvars.Context) -> Any:
@@ -46,39 +62,41 @@ def _function(function: Any, context: contextvars.Context) -> Any:
     return carried
 
 
-def _coroutine(function: Any, context: contextvars.Context) -> Any:
+def _coroutine(function: Any, open_scope: Any, ours: Any = _here) -> Any:
+    @functools.wraps(function)
     async def carried(*args: Any, **kwargs: Any) -> Any:
-        own = context.copy()
-        return await _Inside(own, own.run(function, *args, **kwargs).__await__())
+        own = open_scope(args, kwargs)
+        call = function(*args, **kwargs)
+        return await ours.Inside(own, own.run(call).__await__())
 
     return carried
 
 
-def _generator(function: Any, context: contextvars.Context) -> Any:
+def _generator(function: Any, open_scope: Any, ours: Any = _here) -> Any:
+    @functools.wraps(function)
     def carried(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        own = context.copy()
-        return (yield from _steps(own, own.run(function, *args, **kwargs)))
+        own = open_scope(args, kwargs)
+        call = function(*args, **kwargs)
+        return (yield from ours.steps(own, own.run(call)))
 
     return carried
 
 
-def _awaitable_generator(function: Any, context: contextvars.Context) -> Any:
-    return types.coroutine(_generator(function, context))
-
-
-def _async_generator(function: Any, context: contextvars.Context) -> Any:
+def _async_generator(function: Any, open_scope: Any, ours: Any = _here) -> Any:
+    @functools.wraps(function)
     async def carried(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        own = context.copy()
-        generator = own.run(function, *args, **kwargs)
+        own = open_scope(args, kwargs)
+        call = function(*args, **kwargs)
+        generator = own.run(call)
         step = generator.__anext__()
         try:
             while True:
-                item = await _Inside(own, step.__await__())
+                item = await ours.Inside(own, step.__await__())
                 try:
                     step = generator.asend((yield item))
                 except BaseException as error:
                     # A loop that ends closes all generators at once, ours and the one inside.
-                    is_left = _context.is_exit(error)
+                    is_left = ours.is_exit(error)
                     if is_left and (generator.ag_running or generator.ag_frame is None):
                         raise
                     step = generator.athrow(error)
@@ -87,7 +105,7 @@ def _async_generator(function: Any, context: contextvars.Context) -> Any:
         except GeneratorExit:
             # Closed while it was waiting itself, it refuses to be closed now, and hears when it is collected.
             if not generator.ag_running:
-                await _Inside(own, generator.aclose().__await__())
+                await ours.Inside(own, generator.aclose().__await__())
             raise
 
     return carried
@@ -95,14 +113,13 @@ def _async_generator(function: Any, context: contextvars.Context) -> Any:
 
 _MAKERS = {
     "async generator": _async_generator,
-    "awaitable generator": _awaitable_generator,
+    "awaitable generator": _generator,
     "coroutine": _coroutine,
-    "function": _function,
     "generator": _generator,
 }
 
 
-class _Inside:
+class Inside:
     """Awaits in a context: each step of *steps* runs there, and what it waits for is waited for outside."""
 
     __slots__ = ("_context", "_steps")
@@ -112,10 +129,10 @@ class _Inside:
         self._steps = steps
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return _steps(self._context, self._steps)
+        return steps(self._context, self._steps)
 
 
-def _steps(context: contextvars.Context, generator: Any) -> Generator[Any, Any, Any]:
+def steps(context: contextvars.Context, generator: Any) -> Generator[Any, Any, Any]:
     """Be *generator*, with each step of it run in *context*."""
     step, value = generator.send, None
     try:

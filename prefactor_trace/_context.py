@@ -23,6 +23,8 @@ class Scope:
     """What can be current: a run, or a step in one. None of the methods raises."""
 
     __slots__ = ()
+    hidden: tuple[str, ...] = ()
+    """Texts that must not be recorded, in what errors say."""
 
     call: Any = None
     """The innermost call of another library that this is part of; see `integrations`."""

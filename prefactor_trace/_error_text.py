@@ -46,15 +46,37 @@ def _stack_lines(error: BaseException) -> list[str]:
 def _cause_lines(error: BaseException) -> list[str]:
     """Describe what led to *error*, a line each, with the frame where it was raised."""
     lines: list[str] = []
+    for word, before in _causes(error):
+        place = [line.strip() for line in _frames(before)[-1:]]
+        lines.append(f"{word}: {' | '.join([_summary(before), *place])}")
+    return lines
+
+
+def related(error: BaseException) -> list[BaseException]:
+    """Return all exceptions that the texts of *error* tell of, and those that it was raised in place of."""
+    found = [error, *_inmost_members(error), *[before for _, before in _causes(error)]]
+    before = getter(BaseException, "__context__")(
+        error
+    )  # it may be suppressed, and its message be part of this one
+    for _ in range(_MOST_CAUSES):
+        if before is None or any(before is one for one in found):
+            break
+        found.append(before)
+        before = getter(BaseException, "__context__")(before)
+    return found
+
+
+def _causes(error: BaseException) -> list[tuple[str, BaseException]]:
+    """Return what led to *error*, the last first, each with the words for it."""
+    found: list[tuple[str, BaseException]] = []
     seen = [error]
     while len(seen) <= _MOST_CAUSES:
         word, before = _cause(seen[-1])
         if before is None or any(before is one for one in seen):
             break
-        place = [line.strip() for line in _frames(before)[-1:]]
-        lines.append(f"{word}: {' | '.join([_summary(before), *place])}")
+        found.append((word, before))
         seen.append(before)
-    return lines
+    return found
 
 
 def _cause(error: BaseException) -> tuple[str, BaseException | None]:

@@ -65,11 +65,12 @@ module_dict: Callable[[Any], Any] = getter(types.ModuleType, "__dict__")
 
 def type_name(kind: type) -> str:
     """Return "module.QualName", or the name alone of what is built in."""
-    module, name = _module_of(kind), short_name(kind)
+    module, name = module_of(kind), short_name(kind)
     return name if type(module) is not str or module == "builtins" else f"{shorten(module, 200)}.{name}"
 
 
-def _module_of(kind: type) -> Any:
+def module_of(kind: type) -> Any:
+    """Return the name of the module that *kind* says it is from, which can be anything."""
     try:
         return _module(kind)
     except AttributeError:  # deleted, or made by `type()` in a namespace without a name
@@ -83,7 +84,7 @@ def short_name(kind: type) -> str:
 
 def package_of(kind: type) -> str:
     """Return the name of the package that *kind* says it is from; anybody can say so."""
-    module = _module_of(kind)
+    module = module_of(kind)
     return module.partition(".")[0] if type(module) is str else ""
 
 

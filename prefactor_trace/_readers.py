@@ -24,6 +24,7 @@ import orjson
 
 from prefactor_trace import _conversions
 from prefactor_trace._arrays import reader_of_array, scalar_of
+from prefactor_trace._marks import Omit, Ruled, obeyed, ruled, rules_of
 from prefactor_trace._peek import (
     UNSET,
     bases_of,
@@ -44,6 +45,8 @@ from prefactor_trace._peek import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from prefactor_trace._marks import Plan
+
     Reader = Callable[[Any], object]
 
 
@@ -61,6 +64,32 @@ class Given(NamedTuple):
 
     value: Any
     function: Callable[[Any], object]
+
+
+def followed(opened: Open, plan: Plan) -> Open:
+    """Return *opened*, a container, with its entries as *plan* will have them."""
+    if opened.is_list:
+        others = plan.others
+
+        def items(_: Any) -> Iterable[Any]:
+            found = opened.entries(opened.source)
+            return found if others is None else (Ruled(item, others) for item in found)
+
+        return Open(None, items, opened.length, is_list=True)
+    if opened.length > _MOST_MERGED:  # to count those to be omitted would take its time: they are marked
+
+        def pairs(_: Any) -> Iterable[Any]:
+            for key, item in opened.entries(opened.source):
+                rule = plan.rule(key)
+                yield key, item if rule is None else ruled(item, rule)
+
+        return Open(None, pairs, opened.length, is_list=False)
+    kept = deque(
+        (key, item if rule is None else ruled(item, rule))
+        for key, item in list(opened.entries(opened.source))
+        if (rule := plan.rule(key)) is not Omit
+    )
+    return Open(kept, deque.__iter__, len(kept), is_list=False)
 
 
 # ---- short texts -------------------------------------------------------------------------------------------
@@ -85,7 +114,7 @@ def label(value: Any, longest: int = 1_000, depth: int = 2) -> str:
     if type(found) is Given and depth:
         made = _conversions.convert(found.function, found.value)
         return f"<{type_name(kind)}>" if made is _conversions.FAILED else label(made, longest, depth - 1)
-    if type(found) is Open or type(found) is dict or type(found) is Given:
+    if type(found) in (Open, dict, Given, Ruled):
         return f"<{type_name(kind)}>"
     return shorten(found if type(found) is str else orjson.dumps(found).decode(), longest)
 
@@ -229,8 +258,11 @@ def _data(value: Any) -> object:
     return _stranger(type(value))(value)
 
 
+_PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
+
+
 def _chain_map(value: Any) -> object:
-    """Read the maps as the one dict they look like, if that is a small one with strings as keys."""
+    """Read the maps as the one dict they look like, if that is a small one with keys whose hash is not the user's."""
     maps = own(value, "maps")
     if is_a(maps, list) and list.__len__(maps) > _MOST_MERGED:
         return _container(list)(maps)
@@ -239,7 +271,8 @@ def _chain_map(value: Any) -> object:
     if sum(map(dict.__len__, list.__iter__(maps))) > _MOST_MERGED:
         return _container(list)(maps)
     merged = [pair for one in list.__reversed__(maps) for pair in dict.items(one)]
-    return _pairs(dict(merged)) if _are_all([key for key, _ in merged], str) else _container(list)(maps)
+    is_plain = not [key for key, _ in merged if type(key) not in _PLAIN_KEYS]
+    return _pairs(dict(merged)) if is_plain else _container(list)(maps)
 
 
 def _path(value: Any) -> object:
@@ -251,8 +284,7 @@ def _path(value: Any) -> object:
 
 def error_message(error: BaseException, read: Callable[[Any], str] = label) -> str:
     """Join the arguments of *error*, each that is no string as text by *read*."""
-    most = 1 if members(error) else 16  # in a group, its members come next
-    args = getter(BaseException, "args")(error)[:most]
+    args = arguments_of_error(error)
     if len(args) == 1 and type(args[0]) is str:
         return args[0]
     parts = [shorten(one, 1_000) if type(one) is str else read(one) for one in args]
@@ -261,6 +293,13 @@ def error_message(error: BaseException, read: Callable[[Any], str] = label) -> s
         place = f": {shorten(name, 1_000)!r}" if type(name) is str else ""
         return f"[Errno {parts[0]}] {parts[1]}{place}"
     return ", ".join(parts)
+
+
+def arguments_of_error(error: BaseException) -> tuple[Any, ...]:
+    """Return those of its arguments that tell what *error* says."""
+    most = 1 if members(error) else 16  # in a group, its members come next
+    found: tuple[Any, ...] = getter(BaseException, "args")(error)[:most]
+    return found
 
 
 def members(error: BaseException) -> list[BaseException]:
@@ -347,6 +386,7 @@ def _object(bases: tuple[type, ...], names: list[str]) -> Reader:
     """Make the reader of objects with fields: from slots and the instance's dict, so no property is asked."""
     slots = [(name, slot_of(bases, name)) for name in names]
     own_dict, extra = dict_of(bases), slot_of(bases, "__pydantic_extra__")
+    rules = rules_of(bases[0])
 
     def read(value: Any) -> object:
         own = own_dict(value)
@@ -360,7 +400,7 @@ def _object(bases: tuple[type, ...], names: list[str]) -> Reader:
             fields |= {name: item for name, item in islice(more.items(), _MOST_EXTRA) if type(name) is str}
             if len(more) > _MOST_EXTRA:
                 fields["$truncated"] = {"length": len(names) + len(more)}
-        return _pairs(fields)
+        return _pairs(obeyed(fields, rules) if rules else fields)
 
     return read
 
@@ -370,18 +410,22 @@ def _old_model(bases: tuple[type, ...], fields: dict[Any, Any]) -> Reader:
     kept_out = [
         name for name, field in fields.items() if own(own(field, "field_info"), "exclude") is not None
     ]
-    own_dict = dict_of(bases)
+    own_dict, rules = dict_of(bases), rules_of(bases[0])
 
     def read(value: Any) -> object:
         found = own_dict(value)
-        return _pairs({name: found[name] for name in found if type(name) is str and name not in kept_out})
+        fields = {name: found[name] for name in found if type(name) is str and name not in kept_out}
+        return _pairs(obeyed(fields, rules) if rules else fields)
 
     return read
 
 
 def _root(value: Any) -> object:
     """Read a pydantic RootModel: it stands for what is in it."""
+    rule = rules_of(type(value)).get("root")
     inner = own(value, "root")
+    if rule is not None:
+        return ruled(inner, rule)
     for _ in range(_MOST_ROOTS):
         if not has_base(bases_of(type(inner)), loaded("pydantic.root_model", "RootModel")):
             return reader_of(type(inner))(inner)
@@ -389,8 +433,14 @@ def _root(value: Any) -> object:
     return {"$cycle": type_name(type(value))}
 
 
-def _named_tuple(names: tuple[str, ...]) -> Reader:
-    return lambda value: _pairs(dict(zip(names, tuple.__iter__(value), strict=False)))
+def _named_tuple(kind: type, names: tuple[str, ...]) -> Reader:
+    rules = rules_of(kind)
+
+    def read(value: Any) -> object:
+        fields = dict(zip(names, tuple.__iter__(value), strict=False))
+        return _pairs(obeyed(fields, rules) if rules else fields)
+
+    return read
 
 
 _pairs = _container(dict, dict.items)
@@ -488,7 +538,7 @@ def _reader_of_object(bases: tuple[type, ...]) -> Reader | None:
         return _object(bases, names)
     fields = class_attribute(bases, "_fields")
     if has_base(bases, tuple) and type(fields) is tuple and _are_all(list(fields), str):
-        return _named_tuple(fields)
+        return _named_tuple(bases[0], fields)
     return None
 
 

@@ -20,11 +20,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 
 from prefactor_trace import _guard
+from prefactor_trace._peek import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +43,7 @@ _OVERLAP = (
 )
 _MOST_KNOWN = 8_192  # pieces; half a megabyte
 _SHORTEST = 10  # bytes: less holds no secret and its name
-_MOST_SECONDS = 0.0015
+_MOST_SECONDS = 0.001  # as capture takes as much, and any value is to cost less than 2 ms
 _MOST_DEPTH = 64  # beyond what capture writes
 _MOST_LATE = 4  # threads; until one of them comes back, values are removed at once
 _MOST_GROWTH = 262_144  # bytes; markers can be longer than what they stand for
@@ -110,6 +112,23 @@ class Redactor:
         self._remember(text)
         return text
 
+    def beside_names(self, texts: tuple[Any, ...]) -> list[str]:
+        """Return of *texts* those that come behind one that is the name of a secret: `("password", "hunter2")`."""
+        if len(texts) < 2 or not self._is_on:
+            return []
+        words = self._words or self._load()
+        return [
+            second
+            for first, second in pairwise(texts)
+            if type(first) is str
+            and type(second) is str
+            and len(first) <= _LONGEST_NAME
+            and (kind := words.name(first)) is not None
+            and len(second) >= _SHORTEST_VALUE
+            and not words.is_prose(second)
+            and _is_secret(kind, second, {}, words)
+        ]
+
     def _load(self) -> Words:
         from prefactor_trace._secrets import Words  # 30 ms of patterns, for programs that record
 
@@ -119,15 +138,18 @@ class Redactor:
     def _is_clean(self, encoded: bytes) -> bool:
         """Say whether there is certainly no secret in *encoded*, and remember it."""
         words, known, size = self._words or self._load(), self._known, len(encoded)
-        for start in range(0, size, _PIECE - _OVERLAP) if size > _PIECE else ():
-            piece = encoded[start : start + _PIECE]
-            if known.get(hash(piece)) == len(piece):
-                continue
-            if words.suspect(_whole_characters(piece)):
+        pieces = []
+        if size > _PIECE:
+            pieces = [encoded[start : start + _PIECE] for start in range(0, size, _PIECE - _OVERLAP)]
+        new = [piece for piece in pieces if known.get(hash(piece)) != len(piece)]
+        # Each piece costs its overlap as well, so what is mostly new is looked at in one.
+        if not pieces or len(new) > len(pieces) >> 1:
+            if words.suspect(encoded):
                 return False
-            self._remember(piece)
-        if size <= _PIECE and words.suspect(encoded):
+        elif any(words.suspect(_whole_characters(piece)) for piece in new):
             return False
+        for piece in new:
+            self._remember(piece)
         self._remember(encoded)  # whole, as one function hands the same messages to the next
         return True
 
@@ -140,6 +162,7 @@ class Redactor:
         rebuild = _Rebuild(self._words or self._load())
         found = rebuild.value(orjson.loads(encoded))
         if not rebuild.has_found:
+            self._remember(encoded)  # a closer look is not needed again
             return encoded
         rebuilt = orjson.dumps(found)
         # Markers in place of tiny values can be longer than they; what is recorded stays bounded.
@@ -169,6 +192,47 @@ class Redactor:
         return orjson.dumps(_BY_HOOK)
 
 
+def without(text: str, hidden: tuple[str, ...]) -> str:
+    """Return *text* with a marker in place of each of *hidden*, however it is escaped or cut."""
+    forms = {
+        form
+        for each in hidden
+        for form in (
+            each,
+            " ".join(each.split()),
+            repr(each)[1:-1],
+            orjson.dumps(clean(each)).decode()[1:-1],
+        )
+    }
+    for form in sorted(forms, key=len, reverse=True):
+        if len(form) >= _SHORTEST_VALUE:
+            text = text.replace(form, _HIDDEN)
+            text = _without_beginning(text, form)
+    return text
+
+
+def _without_beginning(text: str, form: str) -> str:
+    """Return *text* without the beginning of *form* where it was cut."""
+    begins = form[:_SHORTEST_BEGINNING]
+    position = text.find(begins)
+    for _ in range(_MOST_BEGINNINGS):
+        if position < 0:
+            break
+        cut = text.find("... (", position)
+        end = cut if cut >= 0 else len(text)
+        if end - position <= len(form) and form.startswith(text[position:end]):
+            text = f"{text[:position]}{_HIDDEN}{text[end:]}"
+        position = text.find(begins, position + 1)
+    return text
+
+
+_HIDDEN = "[redacted:Secret]"
+_SHORTEST_VALUE = 4  # characters behind a name; what is shorter stands in many a text by chance
+_SHORTEST_BEGINNING = 6
+_MOST_BEGINNINGS = 100
+_LONGEST_NAME = 100
+_SHORT = 32
+
 _late: list[threading.Thread] = []  # those that still wait for a callable of the user's
 
 
@@ -180,13 +244,20 @@ class _Rebuild:
         self._stop_at = time.thread_time() + _MOST_SECONDS
         self._look_at = time.perf_counter() + _MOST_SECONDS
         self._names: dict[str, str | None] = {}
+        self._clean: set[str] = set()  # short texts, such as the roles in a chat
         self._is_late = False
         self.has_found = False
 
     def value(self, value: Any, depth: int = 0) -> Any:
         kind = type(value)
         if kind is str:
-            return self.text(value) if self._words.suspect(value) else value
+            if value in self._clean:
+                return value
+            if self._words.suspect(value):
+                return self.text(value)
+            if len(value) <= _SHORT:
+                self._clean.add(value)
+            return value
         if kind is dict:
             return self._dict(value, depth + 1)
         if kind is list:
@@ -235,7 +306,7 @@ class _Rebuild:
 
     def _named_beside(self, fields: dict[str, Any]) -> str | None:
         """Return what a value is by the name beside it: headers are objects of name and value, too."""
-        names = [each for name, each in fields.items() if name.lower() in _NAMES_BESIDE]
+        names = [_unwrapped(each) for name, each in fields.items() if name.lower() in _NAMES_BESIDE]
         return next((kind for each in names if type(each) is str and (kind := self._name(each))), None)
 
     def _schema(self, kind: str, schema: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -286,15 +357,16 @@ class _Rebuild:
 
         *is_pair*: the list is one of several such. Else it may be two names, of which a value is told by its looks.
         """
-        if type(item) is str and type(first) is str:
-            kind = self._name(first)
+        name, text = _unwrapped(first), _unwrapped(item)
+        if type(text) is str and type(name) is str:
+            kind = self._name(name)
             if (
                 kind is not None
-                and (is_pair or self._words.looks_secret(item))
-                and self._is_secret(kind, item, {})
+                and (is_pair or self._words.is_no_word(text))
+                and self._is_secret(kind, text, {})
             ):
                 self.has_found = True
-                return marker(kind, item)
+                return marker(kind, text)
         return self.value(item, depth)
 
     def _out_of_time(self) -> bool:
@@ -396,6 +468,11 @@ def _is_piece(token: Any, fields: dict[str, Any], words: Words) -> bool:
         return True
     is_said = not _OF_PIECES.isdisjoint(fields) or "token" in (fields.get("event"), fields.get("type"))
     return is_said and type(token) is str and not words.looks_secret(token)
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what the mark `Sensitive` has wrapped, or *value* as it is."""
+    return value.get("value") if type(value) is dict and "$sensitive" in value else value
 
 
 def marker(kind: str, value: Any) -> dict[str, str]:

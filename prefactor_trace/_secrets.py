@@ -19,7 +19,7 @@ import base64
 import binascii
 import re
 import sys
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -92,6 +92,21 @@ _SHAPES = tuple(
         ("grafana_token", "glsa_", "[A-Za-z0-9_]", 30),
         ("sentry_token", "sntry[su]_", "[A-Za-z0-9_+/=-]", 30),
         ("atlassian_token", "ATATT3", "[A-Za-z0-9_=-]", 30),
+        ("fireworks_key", "fw_", _LETTERS, 20),
+        ("nvidia_key", "nvapi-", _URL_SAFE, 30),
+        ("mapbox_token", "sk\\.eyJ", "[A-Za-z0-9_.-]", 30),
+        ("docker_token", "dckr_pat_", _URL_SAFE, 16),
+        ("postman_key", "PMAK-", "[0-9a-f-]", 30),
+        ("figma_token", "figd_", _URL_SAFE, 20),
+        ("airtable_token", "pat[A-Za-z0-9]{14}\\.", "[0-9a-f]", 30),
+        ("doppler_token", "dp\\.(?:pt|st|sa|ct|scim|audit)\\.", _LETTERS, 30),
+        ("pulumi_token", "pul-", "[0-9a-f]", 40),
+        ("fly_token", "fm[12][a-z]?_", "[A-Za-z0-9+/=_-]", 40),
+        ("rubygems_key", "rubygems_", "[0-9a-f]", 40),
+        ("age_key", "AGE-SECRET-KEY-1", "[A-Z0-9]", 40),
+        ("square_token", "sq0(?:atp|csp)-", _URL_SAFE, 20),
+        ("brevo_key", "xkeysib-", "[0-9a-f-]", 40),
+        ("dynatrace_token", "dt0[a-z]01\\.", "[A-Z0-9.]", 40),
         ("jwt", "eyJ(?:hbGci|0eXAi|raWQi|lbmMi|6aXAi|jdHki)", "[A-Za-z0-9_.=-]", 12),
         ("signature", "sig=", "[A-Za-z0-9%+/=_-]", 16),
         ("signature", "(?:Amz|Goog)-Signature=", "[A-Za-z0-9%+/=_-]", 16),
@@ -102,6 +117,7 @@ _LATE_SHAPES = (
     ("telegram_token", "[0-9]{8,10}:AA[A-Za-z0-9_-]{30,40}"),
     ("discord_token", "[MNO][A-Za-z0-9_-]{23,25}\\.[A-Za-z0-9_-]{6}\\.[A-Za-z0-9_-]{25,40}"),
     ("azure_secret", "[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{30,40}"),
+    ("mailchimp_key", "[0-9a-f]{32}-us[0-9]{1,2}"),
     ("jwt", "eyJ[A-Za-z0-9_-]{10,256}\\.eyJ[A-Za-z0-9_.=-]+"),
 )
 _PRIVATE_KEY = "-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY"
@@ -243,7 +259,14 @@ class Words:
         self._glued = tuple(word for word in _GLUED if word in self._joined or word in self._keys)
         self._after = re.compile(rf"(?:_(?:{_SUFFIXES})|[0-9]{{1,3}})+$")
         names = _names_pattern(self._keys)
-        suspects = [*_SUSPECTS, f'(?:{names})(?:{_AFTER_NAME}|"[,}}]|>)', f"--[A-Za-z0-9_-]*(?:{names}) "]
+        # A whole string that is a name can have the secret beside it; one that only ends in such a word has not.
+        whole = f"[\"'](?:[A-Za-z0-9_.-]{{0,40}} ?){{0,2}}(?:{names})[\"'][,}}]"
+        suspects = [
+            *_SUSPECTS,
+            f"(?:{names})(?:{_AFTER_NAME}|>| is )",
+            whole,
+            f"--[A-Za-z0-9_-]*(?:{names}) ",
+        ]
         self.suspect = searcher("|".join(suspects))
         self._may_be_name = searcher(f"(?:{names})[^A-Za-z0-9]{{0,9}}$")
 
@@ -251,6 +274,17 @@ class Words:
     def looks_secret(value: str) -> bool:
         """Tell a secret from a word."""
         return looks_secret(value)
+
+    @staticmethod
+    def is_no_word(value: str) -> bool:
+        """Tell a secret from the name of another field, rather too often."""
+        has_digit = any(sign.isdigit() for sign in value)
+        return looks_secret(value) or (len(value) >= 6 and has_digit and not any(map(str.isspace, value)))
+
+    @staticmethod
+    def is_prose(text: str) -> bool:
+        """Say whether a word of *text* is one that secrets do not have, as in "is required"."""
+        return any(map(_PROSE.match, text[:_WINDOW].split()))
 
     # -- names ---------------------------------------------------------------------------------------------
 
@@ -360,7 +394,7 @@ class Words:
         for match in _FLAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
             found = _value_at(text, match.end(), match.group("name"), kind, is_sure=True) if kind else None
-            if kind and found:
+            if kind and found and not _PROSE.match(text[slice(*found)][:_JUDGED]):
                 yield Found(kind, *found)
         for match in _TAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
@@ -368,12 +402,41 @@ class Words:
             is_closed = text.startswith(("</", "<\\/"), stop) or (is_cut and stop == len(text))
             if kind and is_closed:  # else it stands for a value, as in `--token=<your-token>`
                 yield Found(kind, match.start("value"), stop)
+        for match in chain(_PAIR.finditer(text, start, end), _SAID.finditer(text, start, end)):
+            kind = self.name(match.group("name"))
+            if kind and self.is_no_word(match.group("value")):
+                yield Found(kind, match.start("value"), match.end("value"))
+        for pattern in _IN_COMMANDS:
+            for match in pattern.finditer(text, start, end):
+                value = match.group("value")
+                if not (_PLACEHOLDER.match(value) or _PROSE.match(value)) or self.is_no_word(value):
+                    yield Found("password", match.start("value"), match.end("value"))
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
 _SEPARATOR = re.compile(r"(?:=>|:=|(?<![=!<>])[=:](?!=|//))[ \t]{0,8}")
 _FLAG = re.compile(r"--(?P<name>[A-Za-z][A-Za-z0-9_-]{1,40})[ ]+(?=[^\s<-])")  # of a command line
 _TAG = re.compile(r"<(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})>(?P<value>[^<>]+)")
+# A tuple of two, as `repr` shows it; and how people tell each other.
+_PAIR = re.compile(r"\(b?[\"'](?P<name>[A-Za-z0-9_.-]{1,60})[\"'], ?b?[\"'](?P<value>[^\"'\n]{4,512})[\"']\)")
+_SAID = re.compile(r"\b(?P<name>[A-Za-z][A-Za-z_-]{2,40}(?: key)?) is [\"'`]?(?P<value>[^\s\"'`<>]{6,512})")
+_BEFORE_FLAG = r"\s(?:[^\n|;]{0,200}?\s)?"  # what of a command stands between its name and the flag
+_ARGUMENT = r"[\"']?(?P<value>[^\s\"'-][^\s\"']{0,256})"
+_GAP = r"(?:\s|\\+[nt])+"
+_IN_COMMANDS = (
+    re.compile(
+        rf"\b(?:curl|wget|https?|xh){_BEFORE_FLAG}(?:-u|-a|-U|--user|--auth|--proxy-user)[ =]?[\"'\\]{{0,4}}"
+        r"[A-Za-z0-9_.@%+-]{1,64}:(?P<value>[^\s\"'\\]{1,256})"
+    ),
+    re.compile(rf"\b(?:mysql[a-z]{{0,6}}|mariadb[a-z-]{{0,6}}){_BEFORE_FLAG}-p{_ARGUMENT}"),
+    re.compile(rf"\b(?:sshpass|(?:docker|podman) login){_BEFORE_FLAG}-p[ ]?{_ARGUMENT}"),
+    re.compile(rf"\b(?:redis-cli{_BEFORE_FLAG}-a|ldap[a-z]{{3,9}}{_BEFORE_FLAG}-w)[ ]{_ARGUMENT}"),
+    re.compile(
+        rf"\b(?:machine +(?=[^\s.]{{1,60}}\.|localhost)\S{{1,250}}{_GAP}|default +)login{_GAP}\S{{1,200}}{_GAP}password{_GAP}"
+        r"(?P<value>[^\s\\\"']{1,256})"
+    ),
+)
+"""Commands and files of logins, `.netrc`, in which no name stands before the password."""
 _WINDOW = 1_024
 OVERLAP = 512
 """Whatever is looked for shows itself within so many characters."""
@@ -391,6 +454,9 @@ def _names_pattern(keys: Iterable[str]) -> str:
 
 _CUT = r"(?:\",\"(?:length|tail)\":|\.\.\. \()"  # how a text that was cut ends, as capture writes it
 _SUSPECTS = [
+    " (?:-u|-a|-U|--user|--auth|--proxy-user)[ =]?[\\\\\"']{0,4}[A-Za-z0-9_.@%+-]+:",
+    "(?:mysql[a-z]*|mariadb[a-z-]*|sshpass|redis-cli|ldap[a-z]+) -|(?:docker|podman) login ",
+    r"machine +(?:[A-Za-z0-9_-]+\.|localhost)|default +login",
     *[f"{shape.head}(?:{shape.body}{{{shape.least}}}|{shape.body}*{_CUT})" for shape in _SHAPES],
     *[pattern for _, pattern in _LATE_SHAPES],
     f":AA[A-Za-z0-9_-]*{_CUT}",
@@ -519,7 +585,7 @@ _ESCAPED_LINE = re.compile(r"(?:(?!\\{1,40}[rn])[^\r\n\"'`])+")
 _WHOLE_LINE = re.compile(r"[^\r\n]+")
 _REST = {_BARE: _BARE_REST, _ESCAPED_LINE: _TO_LINE_END}  # of what is very long
 _PARAMETERS = re.compile(r"(?i:digest|aws4-hmac-sha256)[ \t]")
-_SCHEME = re.compile(r"(?i:bearer|basic|token|digest|negotiate|apikey|bot|aws4-hmac-sha256)[ \t]")
+_SCHEME = re.compile(r"(?i:bearer|basic|token|digest|negotiate|apikey|bot|ssws|aws4-hmac-sha256)[ \t]")
 # What stands for a value: variables, templates, calls, and words of prose and schemas.
 _PLACEHOLDER = re.compile(
     r"(?:\$\{?[A-Z_][A-Z0-9_]*\}?|\$\{.*|\{\{?[A-Za-z_. ]*\}?\}?|%\([a-z_]+\)s|%s|\*{3,}|x{4,}|\.{3}"
@@ -535,7 +601,7 @@ _PLACEHOLDER = re.compile(
 # What follows a name and a colon in prose.
 _PROSE = re.compile(
     r"(?:optional|required|is|was|are|the|a|an|must|may|can|to|of|or|and|for|in|not|no|missing|invalid|incorrect"
-    r"|wrong|expired|empty|unset|set|here|please|your|you|my|from|with|this|that|enter|use|see|if|at|get|as|on|by|it|its|will|should|each|only|used|needed|needs|-)[,.;:!?)]*\Z",
+    r"|wrong|expired|empty|unset|set|here|please|your|you|my|from|with|this|that|enter|use|see|if|at|get|as|on|by|it|its|will|should|each|only|used|needed|needs|option|options|flag|argument|parameter|instead|again|when|which|but|so|then|-)[,.;:!?)]*\Z",
     re.IGNORECASE,
 )
 

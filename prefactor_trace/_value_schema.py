@@ -26,6 +26,8 @@ import typing_extensions
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from prefactor_trace._marks import Omit, rules_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -63,8 +65,8 @@ _ALWAYS_WHOLE: tuple[Json, ...] = ({}, {"type": "boolean"}, {"type": "null"}, {"
 # What pydantic says of these takes it a millisecond each.
 _SIMPLE: dict[type, Json] = {
     str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
+    int: {"type": ["integer", "boolean"]},  # as `True` is an int
+    float: {"type": ["number", "boolean"]},
     bool: {"type": "boolean"},
     type(None): {"type": "null"},
 }
@@ -108,12 +110,15 @@ def _adapter(annotation: Any, names: Mapping[str, Any], dicts: dict[Any, Any]) -
     return adapter
 
 
-class _OrText:
-    """Marks a sequence that a text is as well."""
+class _Or:
+    """Marks a sequence that an object is as well, being a named tuple or a dict, and perhaps a text."""
+
+    def __init__(self, *types_of_json: str) -> None:
+        self._types = ["array", *types_of_json]
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> Json:
         found: Json = handler(core_schema)
-        return {**found, "type": ["array", "string"]} if found.get("type") == "array" else found
+        return {**found, "type": self._types} if found.get("type") == "array" else found
 
 
 def _readable(annotation: Any, names: Mapping[str, Any], known: dict[Any, Any]) -> Any:
@@ -151,8 +156,8 @@ def _readable(annotation: Any, names: Mapping[str, Any], known: dict[Any, Any]) 
         annotation = (
             origin[after] if isinstance(annotation, types.GenericAlias) else annotation.copy_with(after)
         )
-    if (origin or annotation) in _TEXT_LIKE and all(map(_takes_text, after)):
-        return Annotated[annotation, _OrText()]
+    if (origin or annotation) in _LOOSE:
+        return Annotated[annotation, _Or("object", *(["string"] if all(map(_takes_text, after)) else []))]
     return annotation
 
 
@@ -164,7 +169,7 @@ def _takes_text(item: Any) -> bool:
 
 
 _UNIONS = (typing.Union, types.UnionType)
-_TEXT_LIKE = (abc.Sequence, abc.Iterable, typing.Sequence, typing.Iterable)
+_LOOSE = (abc.Sequence, abc.Iterable, typing.Sequence, typing.Iterable)
 _READ_FORMS = (typing.Union, typing.Annotated, typing.Literal)
 # The kinds of `NoReturn`, `Required[int]` and their like, on every Python, and of functions taken for types.
 _NO_TYPES = (
@@ -236,7 +241,7 @@ def _is_always_whole(schema: Json) -> bool:
         return True
     if "enum" in bare or "const" in bare:
         return all(len(str(each)) <= _NEVER_CUT for each in bare.get("enum", [bare.get("const")]))
-    if bare.get("type") == "integer":
+    if bare.get("type") == _SIMPLE[int]["type"]:
         bounds = [bare.get(upper, bare.get(f"exclusive{upper.title()}")) for upper in ("minimum", "maximum")]
         return all(isinstance(bound, int) and abs(bound) <= _SAFE_INT for bound in bounds)
     return bare.keys() == {"anyOf"} and all(map(_is_always_whole, bare["anyOf"]))
@@ -250,7 +255,7 @@ def as_result(schema: Json, definitions: Json) -> Json:
     words = {key: schema[key] for key in _WORDS if key in schema}
     objects = [each for each, is_object in alternatives if is_object]
     others = [each for each, is_object in alternatives if not is_object]
-    is_wide = bool(objects) and any(_target(each, definitions).get("type") == _TUPLE for each in others)
+    is_wide = bool(objects) and any(_may_be_object(each, definitions) for each in others)
     if is_wide or {"type": "object"} in objects:
         return {**words, "type": "object"}
     if not objects:
@@ -259,6 +264,11 @@ def as_result(schema: Json, definitions: Json) -> Json:
         output = with_markers(others[0] if len(others) == 1 else {"anyOf": others})
         objects.append({"type": "object", "properties": {"output": output}, "required": ["output"]})
     return {**words, "anyOf": [*objects, ERROR_REF, _MARKER_REF]}
+
+
+def _may_be_object(schema: Json, definitions: Json) -> bool:
+    said = _target(schema, definitions).get("type")
+    return isinstance(said, list) and "object" in said
 
 
 def _alternatives(schema: Json, definitions: Json, depth: int) -> list[tuple[Json, bool]] | None:
@@ -335,10 +345,19 @@ class _Generator(GenerateJsonSchema):
         return {"type": "string", "description": "A decimal number"}
 
     def complex_schema(self, schema: Any) -> Json:  # noqa: ARG002
-        return {"type": "string", "description": "A complex number"}
+        return {"type": ["string", "number", "boolean"], "description": "A complex number"}
+
+    def int_schema(self, schema: Any) -> Json:
+        return {**super().int_schema(schema), **_SIMPLE[int]}
+
+    def float_schema(self, schema: Any) -> Json:
+        return {**super().float_schema(schema), **_SIMPLE[float]}
 
     def tuple_schema(self, schema: Any) -> Json:
         return {**super().tuple_schema(schema), "type": _TUPLE}
+
+    def date_schema(self, schema: Any) -> Json:  # noqa: ARG002 - a datetime is a date as well
+        return {"type": "string", "description": "A date, in ISO 8601"}
 
     # The formats of JSON Schema are RFC 3339's, which knows no time without a zone; capture keeps a naive one naive.
     def datetime_schema(self, schema: Any) -> Json:  # noqa: ARG002
@@ -403,13 +422,13 @@ class _Generator(GenerateJsonSchema):
     # -- open objects, by the names of their fields --------------------------------------------------------
 
     def model_schema(self, schema: Any) -> Json:
-        return _without(super().model_schema(schema), "additionalProperties")
+        return _as_recorded(super().model_schema(schema), schema)
 
     def typed_dict_schema(self, schema: Any) -> Json:
-        return _without(super().typed_dict_schema(schema), "additionalProperties")
+        return _as_recorded(super().typed_dict_schema(schema), schema)
 
     def dataclass_schema(self, schema: Any) -> Json:
-        return _without(super().dataclass_schema(schema), "additionalProperties")
+        return _as_recorded(super().dataclass_schema(schema), schema)
 
     def field_is_present(self, field: Any) -> bool:
         return not (
@@ -444,6 +463,20 @@ class _Generator(GenerateJsonSchema):
     def tagged_union_schema(self, schema: Any) -> Json:
         choices = [self.generate_inner(each) for each in schema["choices"].values() if isinstance(each, dict)]
         return {"anyOf": [each for at, each in enumerate(choices) if each not in choices[:at]]}
+
+
+def _as_recorded(found: Json, schema: Any) -> Json:
+    """Return *found*, of an object, as open, and without the fields that are marked `Omit`."""
+    rules = rules_of(schema["cls"]) if "cls" in schema else {}
+    omitted = [name for name, rule in rules.items() if rule is Omit]
+    found = _without(found, "additionalProperties")
+    if omitted and "properties" in found:
+        found["properties"] = {
+            name: each for name, each in found["properties"].items() if name not in omitted
+        }
+        required = [name for name in found.pop("required", ()) if name not in omitted]
+        found.update({"required": required} if required else {})
+    return found
 
 
 def _without(schema: Json, key: str) -> Json:

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 import orjson
 
 from prefactor_trace import _context, _guard
-from prefactor_trace._arguments import Omit, arguments_of, choice_of, chosen_entries, marked_result
+from prefactor_trace._arguments import arguments_of, choice_of, chosen_entries, marked_result
 from prefactor_trace._capture import capture, capture_exception, capture_object
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
+from prefactor_trace._marks import Omit, Plan, ruled
 from prefactor_trace._peek import shorten
 from prefactor_trace._record import SpanEnded, SpanStarted
+from prefactor_trace._redact import without
 from prefactor_trace._schema import SpanType, by_name, declare, derived, is_about, of_block
 from prefactor_trace._stream import Stream
 from prefactor_trace._worker import HEAVY
@@ -31,9 +33,10 @@ from prefactor_trace.propagation import Handle
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from prefactor_trace._arguments import Choice, Mark, PayloadOf
+    from prefactor_trace._arguments import Choice, PayloadOf
     from prefactor_trace._capture import Limits
     from prefactor_trace._decorate import Decorated
+    from prefactor_trace._marks import Rule
     from prefactor_trace._record import FinalStatus
     from prefactor_trace._schema import DerivedType
     from prefactor_trace._wrap import Open
@@ -83,7 +86,7 @@ class Span(Scope):
     _metadata: bytes | None = None
     _usage: bytes | None = None
     title: str = ""
-    result_mark: Mark | None = None  # on the return annotation
+    result_mark: Rule | None = None  # on the return annotation
 
     def __repr__(self) -> str:
         return f"<Span {self.id or '(not recorded)'}>"
@@ -124,7 +127,7 @@ class Span(Scope):
         """Let the step end as failed because of *error*, though no exception leaves the block."""
         if self.instance is not None:
             self._status = "failed"
-            self._error = _captured_error(error, self.instance.output_limits, self.title)
+            self._error = _captured_error(error, self.instance.output_limits, self.title, self.hidden)
 
     def cancel(self) -> None:
         """Let the step end as cancelled, unless an exception fails it."""
@@ -133,7 +136,7 @@ class Span(Scope):
 
     def _captured(self, result: object, limits: Limits) -> bytes:
         if self.result_mark is not None:
-            result = marked_result(result, self.result_mark, limits)
+            result = marked_result(result, self.result_mark)
         return capture_object(result, limits, b"output", self.title)
 
     # -- how it ends ---------------------------------------------------------------------------------------
@@ -142,13 +145,25 @@ class Span(Scope):
         """Begin to take the items of a generator; return what is told each as it is yielded."""
         instance = self.instance
         assert instance is not None, "a span that is not recorded has no scope"
-        limits = instance.output_limits if self.keeps_result and self.result_mark is None else None
+        keeps = self.keeps_result and (self.result_mark is None or self._plan_of_items() is not None)
+        limits = instance.output_limits if keeps else None
         self._stream = Stream(instance.ticks_ns, limits, self.fold)
-        return self._stream.add
+        plan, add = self._plan_of_items(), self._stream.add
+        return add if plan is None else lambda item: add(ruled(item, plan))
+
+    def _plan_of_items(self) -> Plan | None:
+        """Return what the return annotation says of fields of the items; of what `fold` makes of them it says nothing."""
+        rule = self.result_mark
+        return rule.others if type(rule) is Plan and self.fold is None else None
 
     def _folded(self, stream: Stream, returned: object, instance: Instance) -> bytes | None:
-        if self.result_mark is not None and self.keeps_result:  # the items are what is marked
+        plan = self._plan_of_items()
+        if (
+            self.result_mark is not None and self.keeps_result and plan is None
+        ):  # the items are what is marked
             return self._captured(None, instance.output_limits)
+        if plan is not None and returned is not None:
+            returned = ruled(returned, plan)
         return stream.result(returned, self.title)
 
     def returned(self, result: object) -> None:
@@ -206,7 +221,7 @@ class Span(Scope):
     def _status_by(self, error: BaseException, instance: Instance) -> tuple[FinalStatus, bool]:
         ending = ending_of(error)
         if ending == "failed":
-            self._error = _captured_error(error, instance.output_limits, self.title)
+            self._error = _captured_error(error, instance.output_limits, self.title, self.hidden)
         if ending == "abandoned":
             return "complete", True
         # A step stopped by InstanceTerminated is cancelled; that its run was terminated, the platform knows.
@@ -288,10 +303,10 @@ class SpanBlock(Block):
             )
         )
         name = self._title or span_type.name
-        payload_of, result_mark = arguments_of(function, self._options.choice, name)
+        payload_of, result_mark, hidden = arguments_of(function, self._options.choice, name)
         if self._payload is not _NOT_GIVEN:
             payload_of = self._given_payload
-        return _opener(span_type, name, payload_of, self._options, result_mark)
+        return _opener(span_type, name, payload_of, self._options, result_mark=result_mark, hidden=hidden)
 
     def over(self, inner: object) -> SpanBlock | None:
         """Return the one decorator for two: what this one gives holds, the rest is as *inner* says."""
@@ -358,8 +373,9 @@ def _opener(
     name: str,
     payload_of: PayloadOf,
     options: _Options,
-    result_mark: Callable[[], Mark | None] | None = None,
     *,
+    result_mark: Callable[[], Rule | None] | None = None,
+    hidden: Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]] | None = None,
     quiet: bool = False,
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], Span | Instance | None]:
     """Return a function that begins a span; it raises InstanceTerminated and nothing else.
@@ -400,6 +416,8 @@ def _opener(
             opened.keeps_result = instance.captures_outputs if captures_outputs is None else captures_outputs
             if fold is not None:
                 opened.fold = fold
+            if hidden is not None or outer.hidden:
+                opened.hidden = outer.hidden if hidden is None else (*outer.hidden, *hidden(args, kwargs))
             title = instance.input_limits.redact.built_in.text(name) if has_title else name
             opened.title = title
             if result_mark is not None and (mark := result_mark()) is not None:
@@ -573,10 +591,11 @@ def _known_parent(parent: Any) -> Any:
     return None
 
 
-def _captured_error(error: BaseException | str, limits: Limits, span: str) -> bytes:
+def _captured_error(error: BaseException | str, limits: Limits, span: str, hidden: tuple[str, ...]) -> bytes:
     # Its type, because isinstance would ask a property of the user's.
     if issubclass(type(error), BaseException):
-        return capture_exception(error, limits, span)  # type: ignore[arg-type] # the line above says so
+        return capture_exception(error, limits, span, hidden)  # type: ignore[arg-type] # the line above says so
+    error = without(error, hidden) if hidden and type(error) is str else error
     return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits, "error", span)
 
 

@@ -7,7 +7,7 @@
             search("refund policy")
     assert recorded.tree() == "search complete"
 
-With pytest, the fixture `traced` is such a recording for the length of a test (see `pytest_plugin`).
+With pytest, the fixture `traced` is such a recording for the length of a test (see `pytest_prefactor_trace`).
 
 Everything runs as in production, up to where a batch would be sent: that is kept in memory. No thread, no network,
 nothing on disk, nothing left behind: the default tracer before is the default tracer after.

@@ -12,8 +12,9 @@ import orjson
 import pytest
 
 import prefactor_trace as pt
-from prefactor_trace._arguments import DATA_CATEGORIES, arguments_of, choice_of
+from prefactor_trace._arguments import arguments_of, choice_of
 from prefactor_trace._capture import DEFAULT
+from prefactor_trace._marks import DATA_CATEGORIES
 from prefactor_trace.exporters import MemoryExporter
 from prefactor_trace.server import LocalPlatform
 

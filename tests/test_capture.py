@@ -367,7 +367,7 @@ KINDS = [
     (collections.UserList([1]), [1]),
     (collections.UserString("text"), "text"),
     (collections.ChainMap({"a": 1}, {"a": 2, "b": Stranger()}), {"a": 1, "b": {"$type": NAME}}),
-    (collections.ChainMap({1: 1}, {"a": 2}), [{"1": 1}, {"a": 2}]),
+    (collections.ChainMap({1: 1}, {"a": 2}), {"1": 1, "a": 2}),
     (types.SimpleNamespace(a=1, b=Stranger()), {"a": 1, "b": {"$type": NAME}}),
     (types.MappingProxyType({"a": 1}), {"a": 1}),
     (types.MappingProxyType(collections.ChainMap({})), {"$type": "collections.ChainMap"}),

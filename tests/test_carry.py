@@ -7,6 +7,7 @@ import contextvars
 import functools
 import gc
 import inspect
+import re
 import threading
 import types
 
@@ -306,6 +307,22 @@ def test_spans_of_what_is_carried():
             "a complete\n  test_spans_of_what_is_carried.<locals>.inner complete\n"
             "  block complete\n  item complete"
         )
+
+
+@pytest.mark.parametrize("function", [coroutine, generator, async_generator, Tool().method, len])
+@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2), {}), ((1,), {"m": 2}), ((1,), {"n": 1})])
+def test_wrong_arguments_are_refused_at_the_call(function, args, kwargs):
+    """As by the function itself, in the same words, though its body runs later."""
+
+    def refused(each):
+        with pytest.raises(TypeError) as error:
+            each(*args, **kwargs)
+        return str(error.value)
+
+    ours, theirs = refused(pt.carry(function)), refused(function)
+    if inspect.ismethod(function):  # who is bound is not counted
+        ours, theirs = [re.sub("[0-9]( positional arguments?)", r"\1", each)[:30] for each in (ours, theirs)]
+    assert ours == theirs
 
 
 def test_what_a_function_returns_is_not_looked_at():

@@ -15,7 +15,7 @@ PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
     {"errors", "_guard", "_peek", "_secrets"},
-    {"_arrays", "_conversions", "_redact"},
+    {"_arrays", "_conversions", "_marks", "_redact"},
     {"_readers"},
     {"_error_text"},
     {"_version", "_clock", "_ids", "_capture", "_ending", "_local"},

@@ -245,16 +245,29 @@ def test_help(quick):
 
 
 def test_is_light():
-    """Loading the plugin loads nothing but the package itself: not even the recording."""
+    """Loading the plugin loads nothing, not even the package; by its name in the package, not the recording."""
     program = (
-        "import pytest, prefactor_trace, sys; before = set(sys.modules);"
-        "import prefactor_trace.pytest_plugin; print(*set(sys.modules) - before)"
+        "import pytest, sys; before = set(sys.modules);"
+        "import pytest_prefactor_trace; print(*set(sys.modules) - before);"
+        "import prefactor_trace.pytest_plugin; print('prefactor_trace.testing' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
-    assert done.stdout.split() == ["prefactor_trace.pytest_plugin"]
+    assert done.stdout.split() == ["pytest_prefactor_trace", "False"]
     program = "import sys, pytest, prefactor_trace.testing; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert not {"httpx", "pydantic", "anyio", "sqlite3", "asyncio"} & set(done.stdout.split())
+
+
+def test_a_run_without_it_does_not_import_the_package(quick):
+    """Who has the plugin and does not use it pays nothing."""
+    quick.makepyfile("""
+        import sys
+
+        def test_it():
+            assert "pytest_prefactor_trace" in sys.modules
+            assert "prefactor_trace" not in sys.modules
+    """)
+    quick.runpytest_subprocess().assert_outcomes(passed=1)
 
 
 def test_the_marker_on_one_parameter(quick):

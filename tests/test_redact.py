@@ -27,6 +27,15 @@ KEY = f"-----BEGIN RSA PRIVATE KEY-----\nMIIE{MIXED}\n{MIXED}==\n-----END RSA PR
 
 # What is planted: the text around the secret, with the secret itself, which is what must not survive.
 SHAPES = {
+    "fireworks": f"fw_{MIXED}",
+    "nvidia": f"nvapi-{MIXED}",
+    "mapbox": f"sk.eyJ1Ijoi{MIXED}",
+    "docker": f"dckr_pat_{MIXED}",
+    "postman": f"PMAK-{HEX}",
+    "figma": f"figd_{MIXED}",
+    "doppler": f"dp.pt.{MIXED}",
+    "pulumi": f"pul-{HEX}",
+    "rubygems": f"rubygems_{HEX}",
     "openai": f"sk-{MIXED}",
     "openai project": f"sk-proj-{MIXED}_x-{MIXED}",
     "anthropic": f"sk-ant-api03-{MIXED}",
@@ -55,6 +64,20 @@ SHAPES = {
     "prefactor": f"pf_{MIXED}",
 }
 CONTEXTS = {
+    "curl": ("curl -s -u admin:{} https://x.example/z", "can4ry!x"),
+    "curl, glued": ("curl --user 'admin:{}' https://x.example", "can4ry!x"),
+    "mysql": ("mysql -h db -u root -p{} main", "can4ry!x"),
+    "sshpass": ("sshpass -p {} ssh host", "can4ry!x"),
+    "docker login": ("docker login -u me -p {} registry.example", "can4ry!x"),
+    "redis-cli": ("redis-cli -h host -a {} ping", "can4ry!x"),
+    "ldapsearch": ("ldapsearch -D cn=admin -w {} -b dc=x", "can4ry!x"),
+    "netrc": ("machine api.example.com login ann password {}", "can4ry!x"),
+    "netrc, lines": ("machine api.example.com\n  login ann\n  password {}\n", "can4ry!x"),
+    "repr of a pair": ("headers ('password', '{}')", "can4ry!x"),
+    "repr of bytes": ("headers (b'authorization', b'Token {}')", "can4ryABCdef"),
+    "mailchimp": ("use {} for it", f"{HEX[:32]}-us12"),
+    "said": ("my password is {}", "can4ry!x"),
+    "SSWS": ("Authorization: SSWS {}", "00can4ryABCdef"),
     "bearer": ("Authorization: Bearer {}", f"t0{MIXED}"),
     "basic": ("curl -H 'Authorization: Basic {}'", "dXNlcjpodW50ZXIy"),
     "url": ("postgres://admin:{}@db.example.com:5432/prod", "hunt@er/2"),
@@ -91,6 +114,10 @@ NO_NAMES = (
     "password_length cookie_consent tokens_per_second private_key_id accessibility"
 ).split()
 PROSE = [
+    "sort -u a:b, docker run -u 1000:1000 -p 8080:80, git push -u origin main:main",
+    "machine learning, login flow, password reset; the login password works",
+    "see the --password option, pass --token to the tool, redis-cli -a is for that",
+    "the fields ('password', 'username', 'email'), ('token', 'str'), the password is required",
     "The secret of a good soup is the stock, and the password is to be patient.",
     "risk-adjusted-portfolio-management-for-beginners and disk-usage-monitoring",
     "Set max_tokens=100 and token_count: 5, then call task-runner-with-a-long-name.",

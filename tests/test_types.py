@@ -15,7 +15,7 @@ import sys
 import typing
 import uuid
 import weakref
-from collections import deque
+from collections import ChainMap, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
@@ -27,14 +27,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, Json, RootModel, SecretStr, field_validator
 
+import prefactor_trace as pt
 from prefactor_trace._capture import Limits, capture, capture_exception, capture_object
 from prefactor_trace._types import note
 
 T = TypeVar("T")
 MARKER = {"$ref": "#/$defs/$marker"}
 # True and False are numbers, too.
-INTEGER = {"type": "integer"}
-NUMBER = {"type": "number"}
+INTEGER = {"type": ["integer", "boolean"]}  # as `True` is an int
+NUMBER = {"type": ["number", "boolean"]}
 
 
 class Color(enum.Enum):
@@ -568,6 +569,70 @@ def test_what_is_something_else_is_not_valid(annotation, value):
     params, result = described(function)
     assert not validator(params).is_valid(orjson.loads(capture({"value": value})))
     assert not validator(result).is_valid(orjson.loads(capture_object(value)))
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int = 2
+
+
+@dataclasses.dataclass
+class Marked:
+    a: int
+    b: Annotated[int, pt.Omit]
+    c: Annotated[int, pt.Secret]
+    d: Annotated[int, pt.Sensitive]
+
+
+NOW = dt.datetime(2026, 1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, True),
+        (float, 1),
+        (float, True),
+        (complex, 1.5),
+        (list[int], [True]),
+        (Annotated[int, Field(gt=0)], True),
+        (str, Colour.RED),
+        (str | pathlib.Path, pathlib.Path("/x")),
+        (dt.date, NOW),
+        (Sequence[int], Pair(1)),
+        (Sequence, Pair(1)),
+        (Sequence[int], range(3)),
+        (Sequence[int], deque([1])),
+        (Sequence[str], "text"),
+        (Sequence[int], b"bytes"),
+        (Iterable[int], {1: 2}),
+        (Iterable[int], {1, 2}),
+        (Iterable[str], Pair(1)),
+        (Sequence[Sequence[int]], [Pair(1), (1,)]),
+        (Mapping[str, Sequence[int]], {"a": Pair(1)}),
+        (tuple[int, int], Pair(1)),
+        (Sequence[int] | Mapping[str, int], {"a": 1}),
+        (Mapping[int, int], ChainMap({1: 2})),
+        (Mapping[str, int], ChainMap({"a": 1}, {"b": 2})),
+        (Mapping[str, int], OrderedDict(a=True)),
+        (Marked, Marked(1, 2, 3, 4)),
+        (list[Marked], [Marked(1, 2, 3, 4)]),
+    ],
+)
+def test_an_instance_of_what_is_annotated_is_valid(annotation, value):
+    """What Python takes for an instance of the annotated type is valid, as it is captured."""
+
+    def function(a): ...
+
+    function.__annotations__ = {"a": annotation, "return": annotation}
+    params, result = described(function)
+    validator(params).validate(orjson.loads(capture({"a": value})))
+    if typing.get_origin(annotation) is not Iterable:  # as a result that is a stream
+        validator(result).validate(orjson.loads(capture_object(value)))
 
 
 @pytest.mark.parametrize(

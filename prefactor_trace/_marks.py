@@ -1,0 +1,472 @@
+"""What annotations say must not be recorded, of arguments and of the fields of classes.
+
+In comes an annotation, or a class; out comes a *rule*: a mark (`Omit`, `Secret`, `Sensitive`) that is for a whole
+value, or a `Plan` of what becomes of its entries, as of a `TypedDict` and of lists of such. None: nothing is said.
+
+Nothing of the user's is run. Annotations that are text are not evaluated but read, and the names in them looked up:
+first in the class, then in its module. A name that is not there, and is that of a mark, is taken at its word. What was
+found is kept for each class; if a name was missing, a few more tries are made, as it may be defined later.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import sys
+import types
+import typing
+import weakref
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+
+from prefactor_trace._peek import (
+    bases_of,
+    class_attribute,
+    is_a,
+    module_dict,
+    module_of,
+    namespace_of,
+    own,
+)
+from prefactor_trace.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ast
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Omit", "Secret", "Sensitive"]
+
+DATA_CATEGORIES = frozenset(
+    """
+personal_identifiers contact_information financial_information health_and_medical criminal_justice
+authentication_and_secrets organisational_confidential minors_data location_and_tracking behavioural_and_inferred
+gdpr_racial_or_ethnic_origin gdpr_political_opinions gdpr_religious_or_philosophical_beliefs
+gdpr_trade_union_membership gdpr_genetic_data gdpr_biometric_for_identification gdpr_sex_life_or_sexual_orientation
+""".split()  # noqa: SIM905 - a list of words reads better so
+)
+"""What `Sensitive` takes as labels (API contract section 7.3)."""
+
+
+class Secret:
+    """Mark an argument, a result or a field that must not be recorded: `Annotated[str, Secret]`.
+
+    A marker takes its place.
+    """
+
+    __slots__ = ()
+
+
+class Omit:
+    """Mark an argument, a result or a field that is left out of the record: `Annotated[str, Omit]`."""
+
+    __slots__ = ()
+
+
+class Sensitive:
+    """Mark an argument, a result or a field as personal data: `Annotated[str, Sensitive("contact_information")]`.
+
+    It is recorded, each text, number and truth value in it wrapped as `{"$sensitive": ..., "labels": ..., "value":
+    ...}`, which the platform can redact later.
+
+    Args:
+        labels: Data categories of the platform, such as "personal_identifiers"; see `DATA_CATEGORIES`.
+
+    Raises:
+        ConfigurationError: There is no such category.
+    """
+
+    __slots__ = ("labels",)
+
+    def __init__(self, *labels: str) -> None:
+        unknown = [label for label in labels if label not in DATA_CATEGORIES]
+        if unknown:
+            raise ConfigurationError(
+                f"Sensitive({unknown[0]!r}): there is no such data category; take one of "
+                f"{', '.join(sorted(DATA_CATEGORIES))}"
+            )
+        self.labels = labels
+
+
+Mark: TypeAlias = "type[Omit | Secret] | Sensitive"
+
+
+class Plan(NamedTuple):
+    """What becomes of the entries of a container: of those with a name in *fields*, and of all *others*."""
+
+    fields: tuple[dict[str, Rule], ...]
+    others: Plan | None
+
+    def rule(self, key: object) -> Rule | None:
+        """Return what becomes of the entry *key*."""
+        if type(key) is not str:
+            return self.others
+        return joined([rules[key] for rules in self.fields if key in rules]) or self.others
+
+
+Rule: TypeAlias = "Mark | Plan"
+
+
+class Ruled(NamedTuple):
+    """A value on its way to be recorded as *rule*, a `Sensitive` or a `Plan`, says."""
+
+    value: Any
+    rule: Sensitive | Plan
+
+
+MARKED_SECRET = {"$redacted": "Secret"}
+
+
+# ---- what rules do -----------------------------------------------------------------------------------------
+
+
+def ruled(value: object, rule: Rule) -> object:
+    """Return what is to be captured in place of *value*."""
+    return MARKED_SECRET if rule is Secret or rule is Omit else Ruled(value, rule)  # type: ignore[arg-type] # one of the others
+
+
+def obeyed(fields: dict[str, Any], rules: dict[str, Rule]) -> dict[str, Any]:
+    """Return *fields* as *rules* will have them."""
+    return {
+        name: ruled(value, rules[name]) if name in rules else value
+        for name, value in fields.items()
+        if rules.get(name) is not Omit
+    }
+
+
+def wrapped(value: Any, labels: tuple[str, ...]) -> Any:
+    """Return *value*, JSON, with each leaf of it wrapped for the platform."""
+    if type(value) is dict:
+        if "$sensitive" in value or value == MARKED_SECRET:
+            return value
+        return {name: wrapped(each, labels) for name, each in value.items()}
+    if value is None or type(value) not in _KINDS:
+        return value
+    wrapper: dict[str, Any] = {"$sensitive": _KINDS[type(value)]}
+    if labels:
+        wrapper["labels"] = list(labels)
+    return {**wrapper, "value": value}
+
+
+_KINDS: dict[type, str] = {str: "string", bool: "boolean", int: "number", float: "number"}
+
+
+_SHORTEST_HIDDEN = 6  # characters; what is shorter stands in many a text by chance
+_MOST_HIDDEN = 32  # texts of one call
+_MOST_LOOKED_AT = 256  # entries of one container, for texts in it
+
+
+def hidden_in(value: Any, rule: Rule | None, found: list[str], depth: int = 4) -> None:
+    """Add to *found* the texts in *value* that must not be recorded, as *rule* or the class of *value* says."""
+    if not depth or len(found) >= _MOST_HIDDEN or type(rule) is Sensitive:
+        return
+    if rule is Secret or rule is Omit:
+        _texts_in(value, found, depth)
+    elif type(rule) is Plan and type(value) is dict:
+        for key, item in islice(value.items(), _MOST_LOOKED_AT):
+            if (said := rule.rule(key)) is not None:
+                hidden_in(item, said, found, depth - 1)
+    elif type(rule) is Plan and type(value) in _LISTS:
+        for item in islice(value, _MOST_LOOKED_AT):
+            hidden_in(item, rule.others, found, depth - 1)
+    else:
+        for name, each in rules_of(type(value)).items():
+            hidden_in(_field(value, name), each, found, depth - 1)
+
+
+def _texts_in(value: Any, found: list[str], depth: int) -> None:
+    if len(found) >= _MOST_HIDDEN or not depth:
+        return
+    if type(value) is str:
+        found += [value] if len(value) >= _SHORTEST_HIDDEN else []
+    elif type(value) is int and value.bit_length() <= _LONG_NUMBER:
+        _texts_in(str(value), found, depth)
+    elif type(value) is bytes:
+        _texts_in(value.decode(errors="ignore"), found, depth)
+    elif type(value) is dict or type(value) in _LISTS:
+        for item in islice(value.values() if type(value) is dict else value, _MOST_LOOKED_AT):
+            _texts_in(item, found, depth - 1)
+    elif is_a(value, str):
+        _texts_in(str.__getitem__(value, slice(None)), found, depth)
+
+
+_LISTS = (list, tuple, set, frozenset)
+_LONG_NUMBER = 256  # bits
+
+
+def _field(value: Any, name: str) -> Any:
+    """Return the field *name* of an object or a named tuple; None if it has none."""
+    if not is_a(value, tuple):
+        return own(value, name)
+    names = class_attribute(bases_of(type(value)), "_fields")
+    at = names.index(name) if type(names) is tuple and name in names else -1
+    return tuple.__getitem__(value, at) if 0 <= at < tuple.__len__(value) else None
+
+
+# ---- of classes --------------------------------------------------------------------------------------------
+
+
+class _Known(NamedTuple):
+    """What was found of a class. *tries*: how often it is still looked for again, as a name was missing."""
+
+    of: weakref.ref[type]
+    rules: dict[str, Rule]
+    tries: int
+
+
+_known: dict[int, _Known] = {}  # by id, as to hash a class can run its metaclass
+_MOST_KNOWN = 4_096
+_TRIES = 4
+_BEING_READ = -1
+
+
+def rules_of(kind: type) -> dict[str, Rule]:
+    """Return by name the rules for the fields of *kind*, as it and its bases declare them. Never raises."""
+    known = _known.get(id(kind))
+    tries = _TRIES
+    if known is not None and known.of() is kind:
+        if known.tries <= 0:
+            return known.rules
+        tries = known.tries
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    rules: dict[str, Rule] = {}
+    of, is_whole = weakref.ref(kind), True
+    _known[id(kind)] = _Known(of, rules, _BEING_READ)
+    try:
+        for name, rule, has_all in _declared(kind):
+            is_whole = is_whole and has_all
+            rules.pop(name, None)
+            if rule is not None:
+                rules[name] = rule
+    except Exception:  # noqa: S110 - what declares its fields in no way we know has no marks
+        pass
+    _known[id(kind)] = _Known(of, rules, 0 if is_whole else tries - 1)
+    return rules
+
+
+def _declared(kind: type) -> Iterator[tuple[str, Rule | None, bool]]:
+    """Yield fields, each with its rule and whether all names in its annotation were there; the last one counts."""
+    said: dict[str, Rule | None] = {}
+    for base in reversed(bases_of(kind)):
+        annotations = namespace_of(base).get("__annotations__")
+        reading = _Reading(base)
+        for name, hint in annotations.items() if type(annotations) is dict else ():
+            if type(name) is str:
+                reading.is_whole = True
+                said[name] = reading.rule(hint)
+                yield name, said[name], reading.is_whole
+    # These know what their text annotations mean, even where only a function around the class does.
+    reading = _Reading(kind)
+    for name, hints in _resolved_fields(kind):
+        found = joined([said.get(name), *map(reading.rule, hints)])
+        if found is not None:
+            yield name, found, True
+
+
+def _resolved_fields(kind: type) -> Iterator[tuple[str, list[Any]]]:
+    """Yield for each field of a pydantic model or an attrs class what it was declared with."""
+    bases = bases_of(kind)
+    fields = class_attribute(bases, "__pydantic_fields__")
+    if fields is None and class_attribute(bases, "__pydantic_core_schema__") is not None:
+        fields = class_attribute(bases, "model_fields")  # pydantic before 2.10
+    for name, field in fields.items() if type(fields) is dict else ():
+        metadata = own(field, "metadata")
+        marks = [_Metadata(tuple(metadata))] if type(metadata) is list else []
+        yield name, [own(field, "annotation"), *marks]
+    attributes = class_attribute(bases, "__attrs_attrs__")
+    for attribute in tuple.__iter__(attributes) if is_a(attributes, tuple) else ():
+        name = own(attribute, "name")
+        if type(name) is str:
+            yield name, [own(attribute, "type")]
+
+
+class _Metadata(tuple[Any, ...]):
+    """What stood behind the type in `Annotated`, alone."""
+
+    __slots__ = ()
+
+
+# ---- of annotations ----------------------------------------------------------------------------------------
+
+_DEEPEST = 8
+_ANNOTATED: Any = type(Annotated[int, 1])
+# The kinds of `list[int]`, `int | str` and what `typing` makes of its forms.
+_ALIASES = {
+    id(each) for each in vars(typing).values() if type(each) is type and each.__name__.endswith("Alias")
+} | {id(types.GenericAlias), id(types.UnionType)}
+_WORDS: dict[str, Mark] = {
+    "Omit": Omit,
+    "Secret": Secret,
+    "Sensitive": Secret,
+}  # unsure, rather too much is hidden
+_NAMED_MARK = re.compile(r"\b(Omit|Secret|Sensitive)\b")
+_MISSING = object()
+
+
+def rule_in(hint: Any) -> Rule | None:
+    """Return the rule in *hint*, an annotation without text in it, however deep it is."""
+    return _Reading(None).rule(hint)
+
+
+def mark_by_name(annotation: object) -> Mark | None:
+    """Return the mark that an annotation which cannot be read names; it had better hide too much."""
+    names = _NAMED_MARK.findall(annotation if isinstance(annotation, str) else str(annotation))
+    if not names:
+        return None
+    return Omit if "Omit" in names else Secret
+
+
+def joined(rules: Iterable[Rule | None]) -> Rule | None:
+    """Return the strictest mark of *rules*; if there is none, all plans as one."""
+    said = [rule for rule in rules if rule is not None]
+    marks = [rule for rule in said if type(rule) is not Plan]
+    if marks or len(said) < 2:
+        return min(marks, key=_strictness) if marks else said[0] if said else None  # type: ignore[arg-type] # no plans
+    plans: list[Any] = said
+    others: Any = joined([plan.others for plan in plans])
+    return Plan(tuple(rules for plan in plans for rules in plan.fields), others)
+
+
+def _strictness(mark: Mark) -> int:
+    return 0 if mark is Omit else 1 if mark is Secret else 2
+
+
+def _mark(item: Any) -> Mark | None:
+    """Return the mark that *item*, of what stands behind the type in `Annotated`, is."""
+    if item is Omit or type(item) is Omit:
+        return Omit
+    if item is Secret or type(item) is Secret:
+        return Secret
+    if item is Sensitive:
+        return Sensitive()
+    return item if is_a(item, Sensitive) else None
+
+
+def _inside(plan: Rule | None, origin: object) -> Rule | None:
+    """Return the rule for a container of what *plan* is for; `Required`, `Union` and the like contain nothing."""
+    if type(plan) is not Plan:
+        return plan
+    return Plan((), plan) if is_a(origin, type) else plan
+
+
+class _Reading:
+    """A look at annotations of *bearer*, a class. `is_whole`: whether all names that stood in them were there."""
+
+    def __init__(self, bearer: type | None) -> None:
+        self.is_whole = True
+        self._names: list[Any] = [vars(builtins)]
+        if bearer is not None:
+            module = sys.modules.get(name) if type(name := module_of(bearer)) is str else None
+            spaces = [namespace_of(bearer)]
+            self._names = [
+                *spaces,
+                *([module_dict(module)] if is_a(module, types.ModuleType) else []),
+                *self._names,
+            ]
+
+    def rule(self, hint: Any, depth: int = _DEEPEST) -> Rule | None:
+        """Return the rule in *hint*."""
+        kind = type(hint)
+        if kind is type or not depth:
+            return None
+        if kind is str:
+            return self._text(hint, depth - 1)
+        if kind is typing.ForwardRef:
+            return self._text(hint.__forward_arg__, depth - 1)
+        if kind is _Metadata:
+            return joined(map(_mark, hint))
+        if kind is _ANNOTATED:
+            return joined([*map(_mark, hint.__metadata__), self.rule(hint.__origin__, depth - 1)])
+        if kind.__name__ == "TypeAliasType" and kind.__module__ in ("typing", "typing_extensions"):
+            return self.rule(hint.__value__, depth - 1)
+        if kind is typing.NewType:
+            return self.rule(hint.__supertype__, depth - 1)
+        if id(kind) not in _ALIASES:
+            return self._of_dict(hint)
+        origin = getattr(hint, "__origin__", None)
+        if origin is typing.Literal:
+            return None
+        inner = joined([self.rule(each, depth - 1) for each in hint.__args__])
+        return joined([_inside(inner, origin), self._of_dict(origin)])
+
+    def _of_dict(self, kind: Any) -> Rule | None:
+        """Return the plan for *kind*, if it is a `TypedDict` with rules."""
+        if not is_a(kind, type) or type(namespace_of(kind).get("__required_keys__")) is not frozenset:
+            return None
+        rules = rules_of(kind)
+        known = _known.get(id(kind))
+        self.is_whole = self.is_whole and (known is None or known.tries <= 0)
+        is_being_read = known is not None and known.tries == _BEING_READ
+        return Plan((rules,), None) if rules or is_being_read else None
+
+    def _text(self, text: str, depth: int) -> Rule | None:
+        import ast  # not for the many whose annotations are no text
+
+        try:
+            return self._node(ast.parse(text.strip(), mode="eval").body, depth)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return mark_by_name(text)
+
+    def _node(self, node: ast.expr, depth: int) -> Rule | None:
+        """Return the rule in *node* of the syntax tree of an annotation."""
+        import ast
+
+        if not depth:
+            return None
+        if isinstance(node, ast.Subscript):
+            return self._subscript(node, depth - 1)
+        if isinstance(node, ast.BinOp):
+            return joined([self._node(node.left, depth - 1), self._node(node.right, depth - 1)])
+        if isinstance(node, (ast.Tuple, ast.List)):
+            return joined([self._node(each, depth - 1) for each in node.elts])
+        if isinstance(node, ast.Constant):
+            return self._text(node.value, depth - 1) if type(node.value) is str else None
+        found = self._found(node)
+        return None if found is _MISSING else self.rule(found, depth - 1)
+
+    def _subscript(self, node: ast.Subscript, depth: int) -> Rule | None:
+        import ast
+
+        base = self._found(node.value)
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if base is typing.Literal:
+            return None
+        if base is Annotated or (base is _MISSING and _last_word(node.value) == "Annotated"):
+            return joined([self._node(inner[0], depth), *map(self._marked, inner[1:])])
+        rule = joined([self._node(each, depth) for each in inner])
+        return joined([_inside(rule, base), None if base is _MISSING else self.rule(base, depth)])
+
+    def _marked(self, node: ast.expr) -> Mark | None:
+        """Return the mark that *node*, behind the type in `Annotated`, stands for."""
+        import ast
+
+        called = node.func if isinstance(node, ast.Call) else node
+        found = self._found(called)
+        if found is _MISSING:
+            return _WORDS.get(_last_word(called))
+        if found is Sensitive and isinstance(node, ast.Call):
+            labels = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            known = [label for label in labels if type(label) is str and label in DATA_CATEGORIES]
+            return Sensitive(*known)
+        return _mark(found)
+
+    def _found(self, node: ast.expr) -> Any:
+        """Return what a name, or a name in a module or class, stands for; `_MISSING` if that is not there."""
+        import ast
+
+        found: Any = _MISSING
+        if isinstance(node, ast.Name):
+            found = next((names[node.id] for names in self._names if node.id in names), _MISSING)
+        elif isinstance(node, ast.Attribute):
+            owner = self._found(node.value)
+            if is_a(owner, types.ModuleType):
+                found = module_dict(owner).get(node.attr, _MISSING)
+            elif is_a(owner, type):
+                inner = class_attribute(bases_of(owner), node.attr)
+                found = _MISSING if inner is None else inner
+        self.is_whole = self.is_whole and found is not _MISSING
+        return found
+
+
+def _last_word(node: Any) -> str:
+    return str(getattr(node, "attr", getattr(node, "id", "")))
