@@ -26,6 +26,13 @@ _NEEDED = ("rich", "starlette", "typer", "uvicorn")
 
 def main() -> None:
     """Run the command that the arguments name."""
+    if sys.argv[1:2] == [
+        "run"
+    ]:  # first of all: the program is to find nothing of ours loaded that it can do without
+        from prefactor_trace import _run
+
+        _run.main(sys.argv[2:])
+        return
     if not all(importlib.util.find_spec(name) for name in _NEEDED):
         sys.exit("The local platform needs more packages:\n\n    pip install 'prefactor-trace[local]'\n")
     try:
@@ -81,6 +88,12 @@ def _application(settings: Settings) -> "typer.Typer":
             typer.echo(f"{'!' if each.is_trouble else ' '} {each.about:<{width}}  {each.text}")
         if any(each.is_trouble for each in findings):
             raise typer.Exit(1)
+
+    @application.command(
+        help="Run a program and record it: a run around all of it, and every LLM call in it."
+    )
+    def run() -> None:
+        """Stand in the list of commands; `main` has gone another way already."""
 
     spool = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     application.add_typer(spool, name="spool", help="What waits on this machine to be delivered.")

@@ -26,12 +26,13 @@ LAYERS = [
     {"_worker", "_settings", "_inventory"},
     {"_doctor"},
     {"_tracer", "_context", "_wrap"},
-    {"instances"},
+    {"instances", "_threads"},
     {"spans"},
     {"_api", "integrations"},
     {"testing", "__init__"},
-    {"server"},
+    {"server", "_run"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
