@@ -110,9 +110,9 @@ SPAWN = """
         for how in sys.argv[1:]:
             context = multiprocessing.get_context(how)
             with context.Pool(1) as pool:
-                print(how, pool.map(double, [Thing(1), Thing(2)]) == [Thing(2), Thing(4)])
+                print(how, pool.map(double, [Thing(1), Thing(2)]) == [Thing(2), Thing(4)], flush=True)
         process = context.Process(target=print, args=("from a child",))
-        process.start(); process.join(); print(process.exitcode)
+        process.start(); process.join(); print(process.exitcode, flush=True)
     else:
         print(__name__, __file__)
     """
@@ -204,8 +204,8 @@ PROGRAMS = [
     ("a warning", "import warnings; warnings.warn('old', DeprecationWarning); import os", "complete"),
     ("runpy", "import runpy; print(sorted(runpy.run_path('other.py')), __name__)", "complete"),
     ("annotations", "def f(x: undefined): pass", "failed"),
-    ("a fork", "import os, sys\nif os.fork() == 0: sys.exit(3)\nprint(os.wait()[1] >> 8)", "complete"),
-    ("a fork that dies", "import os\nif os.fork() == 0: 1 / 0\nprint(os.wait()[1] >> 8)", "complete"),
+    ("a fork", "import os, sys, warnings\nwarnings.simplefilter('ignore')  # of threads: ours\nif os.fork() == 0: sys.exit(3)\nprint(os.wait()[1] >> 8)", "complete"),
+    ("a fork that dies", "import os, warnings\nwarnings.simplefilter('ignore')  # of threads: ours\nif os.fork() == 0: 1 / 0\nprint(os.wait()[1] >> 8)", "complete"),
 ]
 
 
@@ -227,7 +227,7 @@ PACKAGE = {
     "pack__slash____init____dot__py": "name = 'pack'",
     "pack__slash____main____dot__py": "from . import name; import sys; print(name, __package__, __spec__.name, sys.argv, sys.path[0], sorted(globals()))",
     "pack__slash__bad__dot__py": "import sys; print(sys.argv, __name__, __file__); raise ValueError('x')",
-    "folder__slash____main____dot__py": "import sys, beside; print(sys.argv, sys.path[0], __package__, __spec__.origin, beside.x, __file__)",
+    "folder__slash____main____dot__py": "import sys, beside; print(sys.argv, sys.path[0], __package__, getattr(__spec__, 'origin', 0), beside.x, __file__)",
     "folder__slash__beside__dot__py": "x = 1",
 }
 
@@ -365,7 +365,8 @@ def test_steps_of_all_threads_are_in_the_run(place):
     of_run = {}
     for fact in facts:
         if fact["_type"] == "agent_spans/create":
-            of_run.setdefault(fact["agent_instance_id"], []).append(fact["payload"]["inputs"]["n"])
+            span = fact["details"]
+            of_run.setdefault(span["agent_instance_id"], []).append(span["payload"]["inputs"]["n"])
     assert sorted(map(sorted, of_run.values())) == [[0, 1, 2, 3, 4], [5]]
     assert sorted(place.runs()) == [("inside", "v1.0.0", "complete"), ("program", "v1.0.0", "complete")]
 
