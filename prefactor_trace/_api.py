@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from prefactor_trace import _context, _guard
 from prefactor_trace._settings import resolve
@@ -13,16 +13,18 @@ from prefactor_trace.instances import InstanceBlock, open_instance
 from prefactor_trace.spans import span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from prefactor_trace._decorate import Decorated
     from prefactor_trace._record import Ledger
+    from prefactor_trace._redact import Place
     from prefactor_trace._schema import Schema
     from prefactor_trace.exporters import Exporter
     from prefactor_trace.instances import Purpose
 
 __all__ = ["Tracer", "aflush", "ashutdown", "configure", "flush", "instance", "shutdown", "stats"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound="Decorated")
 
 
 class Tracer(TracerCore):
@@ -32,7 +34,8 @@ class Tracer(TracerCore):
 
     Args:
         exporter: Where batches go, instead of over HTTP.
-        schema: Span types to declare beside those of decorated functions, and the schema version's name.
+        schema: Span types to declare beside those of decorated functions, kinds of rating, and the schema version's
+            name.
         threaded: False sends only inside `flush` and `shutdown`, on the caller's thread.
         environ: Variables to look at. Default: the process's.
         settings: As for `configure`.
@@ -50,7 +53,12 @@ class Tracer(TracerCore):
         environ: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
+        inside = indoors
+        if inside is not None:
+            exporter, environ, settings = inside.exporter, environ or {}, settings | inside.settings
         super().__init__(resolve(settings, environ), exporter=exporter, schema=schema, threaded=threaded)
+        if inside is not None:
+            inside.take_in(self)
 
     span = staticmethod(span)
 
@@ -70,6 +78,18 @@ class Tracer(TracerCore):
         options = {name: value for name, value in locals().items() if name != "self"}
         return InstanceBlock(lambda: self, options)
 
+
+class Indoors(Protocol):
+    """A test that is recording: what tracers are made meanwhile keep everything in memory, whatever they are told."""
+
+    exporter: Exporter
+    settings: dict[str, Any]
+
+    def take_in(self, tracer: Tracer) -> None: ...
+
+
+indoors: Indoors | None = None
+"""Set by `testing`, for as long as it records."""
 
 _lock = threading.Lock()
 _configuring = threading.Lock()
@@ -100,8 +120,11 @@ def configure(
     capture_outputs: bool | None = None,
     max_input_length: int | None = None,
     max_output_length: int | None = None,
+    redact: bool | Callable[[Any, Place], Any] | None = None,
+    redact_keys: str | Sequence[str] | None = None,
     implicit_instances: bool | None = None,
     disabled: bool | None = None,
+    on_error: Literal["log", "raise"] | None = None,
     live_after: float | None = None,
     batch_size: int | None = None,
     batch_delay: float | None = None,
@@ -133,8 +156,14 @@ def configure(
         capture_outputs: Record results.
         max_input_length: Characters kept of each string in a payload.
         max_output_length: Characters kept of each string in a result.
+        redact: False: record secrets as they are. Or a callable, given each value as JSON data after the built-in
+            search, and its `Place`; it returns what is recorded instead. If it raises, takes longer than 0.1 s or
+            returns no JSON, the value is removed. It runs on a thread of its own.
+        redact_keys: Names of fields that are secret, besides the built-in ones, in any way of writing; "-name" takes
+            one out, "-*" all of them.
         implicit_instances: Open a run around a span outside of any.
         disabled: Record and send nothing.
+        on_error: What a call that cannot work does: "log" (the default) counts and logs it, "raise" raises UsageError.
         live_after: Seconds after which a running span is shown before it ends.
         batch_size: Records in a request.
         batch_delay: Seconds a record waits for company.
@@ -147,7 +176,8 @@ def configure(
             `exporter`.
         spool_dir: Folder of the spool.
         exporter: Where batches go, instead of over HTTP.
-        schema: Span types to declare beside those of decorated functions, and the schema version's name.
+        schema: Span types to declare beside those of decorated functions, kinds of rating, and the schema version's
+            name.
 
     Raises:
         ConfigurationError: A value cannot work. The message names it, and never shows a token.
@@ -184,6 +214,11 @@ def _configure_from_environment() -> Tracer:
     return tracer
 
 
+def default_schema() -> Schema:
+    """Return what a run of the default tracer declares that starts now."""
+    return _get_default().schema()
+
+
 def _open_implicit() -> Any:
     tracer = _get_default()
     if tracer.settings.implicit_instances:
@@ -192,6 +227,7 @@ def _open_implicit() -> Any:
 
 
 _context.open_implicit = _open_implicit
+_context.default_tracer = _get_default
 
 
 @overload
@@ -224,7 +260,8 @@ def instance(
     """Record a run of an agent: as a `with` or `async with` block, which give the `Instance`, or as a decorator.
 
     Registers and starts the run; how the block is left decides how it finishes. A decorated function is a run at
-    each call. A run inside a run is a sub-agent with a record of its own. Nothing here waits for the network.
+    each call, decorated twice it is still one. A run inside a run is a sub-agent with a record of its own. Nothing
+    here waits for the network.
 
     Args:
         function: The function to decorate, if used as `@instance` without arguments.

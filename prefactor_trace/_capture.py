@@ -9,10 +9,12 @@ of it that are plain again go to orjson whole.
 
 What keeps it safe: types are told apart by `type(x) is` alone, and what is of no exact JSON type is only
 touched by the readers (`_readers`). Whatever is looked at costs room, so a value of any size comes to an end.
+The one exception are functions that users have registered for types of theirs (`_conversions`).
 
 What is no JSON, or not all of it, is marked:
 
-    a string longer than `max_string`   {"$truncated": "<its beginning>", "length": characters}
+    a string longer than `max_string`   {"$truncated": "<its beginning>", "tail": "<its end>", "length": characters},
+                                        three quarters of it the beginning; no "tail" below 400 characters
     a list that was cut                 its first items, then {"$truncated": "items", "length": items}
     a dict or object that was cut       its first entries, and "$truncated": {"length": entries}
     deeper than `max_depth`             {"$truncated": "<type>"}
@@ -20,16 +22,20 @@ What is no JSON, or not all of it, is marked:
     NaN and the infinities              {"$float": "nan" | "inf" | "-inf"}
     an int beyond 2**53 - 1             {"$int": "<decimal>"}; beyond 1,000 digits {"$int": {"bits": n}}
     bytes, bytearray, memoryview        {"$bytes": size, "sha256": "<16 hex digits>"}, of the first 16 KiB
+    arrays, tables, tensors, images     {"$array": "<type>", "dtype": ..., "shape": [...], "bytes": size}, see `_arrays`
     a time in a zone that is user code  {"$datetime": "<naive ISO>", "tzinfo": "<type>"}
     a class, function or module         {"$type": "type" | "function" | "module", "name": "<its name>"}
+    a regular expression                {"$type": "re.Pattern", "pattern": "<its text>"}
     any other object                    {"$type": "<type>"}
     what could not be read              {"$unreadable": "<type>"}
 
-As data: dataclasses, attrs classes, named tuples and pydantic models (objects, without excluded fields),
-enums (their value), sets, deques and ranges (lists), exceptions ({"error_type", "message"}). As text: dates,
-times and durations (ISO 8601; naive stays naive), Decimal, UUID, paths, complex. Secrets of pydantic are
-"**********". Lone surrogates become backslash escapes. Keys become text, 1 -> "1", or on a clash "int:1"; of a
-tuple "(1, a)", of a stranger "<type>"; a key longer than `max_string` is cut.
+As data: dataclasses, attrs and msgspec classes, named tuples and pydantic models (objects, without excluded
+fields), simple namespaces, what the classes of `collections` hold, enums (their value), sets, deques and ranges
+(lists), exceptions ({"error_type", "message"}), numpy's scalars (numbers). As text: dates, times and durations (ISO
+8601; naive stays naive), Decimal, Fraction, UUID, paths, addresses of `ipaddress`, complex. Secrets of pydantic are
+"**********". Lone surrogates and NUL, which some stores refuse, become backslash escapes: the six characters
+\u0000. Keys become text, 1 -> "1", or on a clash "int:1"; of a tuple "(1, a)", of a stranger "<type>"; a key longer
+than `max_string` is cut.
 """
 
 from __future__ import annotations
@@ -42,13 +48,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from prefactor_trace._error_text import describe_error
-from prefactor_trace._readers import SAFE_INT, Open, clean, label, read_string, reader_of, type_name
+from prefactor_trace._conversions import FAILED, convert, function_for
+from prefactor_trace._error_text import MOST_STACK, describe_error
+from prefactor_trace._peek import clean, shorten, type_name
+from prefactor_trace._readers import SAFE_INT, Given, Open, label, read_string, reader_of
+from prefactor_trace._redact import DEFAULT as BUILT_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from prefactor_trace._readers import Reader
+    from prefactor_trace._redact import Kind, Redactor
 
 __all__ = ["DEFAULT", "Limits", "capture", "capture_exception", "capture_object"]
 
@@ -59,54 +69,72 @@ class Limits(NamedTuple):
     max_string: int = 10_000  # characters of one string
     max_bytes: int = 262_144  # of JSON, estimated on the way; the result is never more than twice as long
     max_depth: int = 32  # containers inside each other
-    max_seconds: float = 0.0015  # of CPU of this thread for rebuilding; waiting for the GIL does not count
+    max_seconds: float = 0.001  # of CPU of this thread for rebuilding; waiting for the GIL does not count
+    redact: Redactor = BUILT_IN  # takes the secrets out of what was kept
 
 
 DEFAULT = Limits()
+_KINDS: dict[bytes, Kind] = {b"output": "result", b"metadata": "metadata", b"usage": "metadata"}
+_ARGUMENTS_SECONDS = 0.001  # of CPU for all arguments of an exception
 _ARGUMENT_LIMITS = Limits(max_string=1_000, max_bytes=2_000, max_depth=8, max_seconds=0.0002)
 
 
-def capture(value: object, limits: Limits = DEFAULT) -> bytes:
-    """Encode any *value* as JSON. Never raises; see the module for what becomes of values that are no JSON."""
+def capture(value: object, limits: Limits = DEFAULT, kind: Kind = "payload", span: str = "") -> bytes:
+    """Encode any *value* as JSON, without secrets. Never raises; see the module for what becomes of other values.
+
+    *kind* and *span* are told to a redactor of the user's.
+    """
     try:
-        encoded = _encode_plain(value, limits, limits.max_bytes, limits.max_depth)
-        if encoded is not None and len(encoded) <= limits.max_bytes << 1:
-            return encoded
-        # The estimate counts characters, which take up to 6 bytes: then less of the value is kept.
-        for room in (limits.max_bytes, limits.max_bytes // 3, limits.max_bytes // 16):
+        longest, most, depth, _, redact = limits
+        encoded = _encode_plain(value, longest, most, depth)
+        if encoded is not None and len(encoded) <= most << 1:
+            return redact(encoded, kind, span)
+        # The estimate counts characters, which take up to 7 bytes: then less of the value is kept.
+        for room in (most, most // 3, most // 16):
             encoded = _Rebuild(limits, room).encode(value)
-            if len(encoded) <= limits.max_bytes << 1:
-                return encoded
+            if len(encoded) <= most << 1:
+                return redact(encoded, kind, span)
     except Exception:  # noqa: S110 - the last line of defence, e.g. when the caller's stack is all but used up
         pass
     return _UNREADABLE
 
 
-def capture_object(value: object, limits: Limits = DEFAULT, key: bytes = b"output") -> bytes:
+def capture_object(value: object, limits: Limits = DEFAULT, key: bytes = b"output", span: str = "") -> bytes:
     """Encode any *value* as a JSON object: what is none becomes `{"<key>": ...}`, markers included.
 
     The *key* is put in as it is: it must need no escapes in JSON.
     """
-    encoded = capture(value, limits)
+    encoded = capture(value, limits, _KINDS.get(key, "payload"), span)
     if encoded.startswith(b"{") and (type(value) is dict or not encoded.startswith(b'{"$')):
         return encoded
     return b'{"%b":%b}' % (key, encoded)
 
 
-def capture_exception(error: BaseException, limits: Limits = DEFAULT) -> bytes:
+def capture_exception(error: BaseException, limits: Limits = DEFAULT, span: str = "") -> bytes:
     """Encode *error* as `error_type`, `message` and `stacktrace`, all text, without calling its `__str__`.
 
     The message is made of the exception's arguments; see `_error_text` for the stack text.
     """
     try:
-        return trimmed(orjson.dumps(describe_error(error, _argument, limits.max_string)))
+        arguments = _ARGUMENT_LIMITS._replace(redact=limits.redact.built_in)
+        until = time.thread_time() + _ARGUMENTS_SECONDS
+
+        def read(value: object) -> str:
+            if time.thread_time() >= until:
+                return f"<{type_name(type(value))}>"
+            return _argument(value, arguments)
+
+        texts = describe_error(error, read, limits.max_string)
+        stack = texts["stacktrace"]
+        texts["stacktrace"] = limits.redact.text(stack, is_cut=len(stack) >= MOST_STACK)
+        return limits.redact(trimmed(orjson.dumps(texts)), "error", span)
     except Exception:  # as in capture
         return b'{"error_type":"unknown","message":"","stacktrace":""}'
 
 
-def _argument(value: object) -> str:
+def _argument(value: object, limits: Limits) -> str:
     """Return *value*, an argument of an exception, as text: JSON, but a string as it is."""
-    encoded = capture(value, _ARGUMENT_LIMITS)
+    encoded = capture(value, limits)
     return str(orjson.loads(encoded)) if encoded.startswith(b'"') else encoded.decode()
 
 
@@ -124,22 +152,31 @@ _UNREADABLE = b'{"$unreadable":"value"}'
 _FEW = 12  # entries from which tools in C beat a loop; measured with benchmarks/capture.py
 _VALUE_BYTES = 16  # what a value costs besides its text: separators, digits, and the time to look at it
 _CONTAINER_BYTES = 64  # what a small container costs: it is the slowest thing to look at
+_MOST_TURNS = 8  # functions in turn, each of which returns a value that the next is registered for
+_MOST_NAME = 64  # characters between a secret and the beginning of its name, in one line
+_WITH_TAIL = 400  # characters from which on a cut string keeps its end, too
+_GROWTH = 7  # bytes that a character takes at most; what has become longer has megabytes in keys
 _SHORT_RUN, _LONG_RUN = 8, 256  # items of a list that are tried in one piece while it is rebuilt
 
+_TRIMMED = 16_384  # bytes up to which what is encoded is copied, see `trimmed`
+
+_dumps = orjson.dumps
 _flat = chain.from_iterable
 _dict_values = dict.values
 
 
-def _encode_plain(value: object, limits: Limits, room: int, depth: int) -> bytes | None:
+def _encode_plain(value: object, longest: int, room: int, depth: int) -> bytes | None:
     """Encode *value* if it is plain and fits into *room* (bytes, estimated) and *depth*; else return None."""
-    longest = limits.max_string
-    texts: list[str] = []
+    bags: list[list[Any]] = []
     # Should another thread change the value just between the two steps, the second encodes what it finds.
     try:
-        room = _room_left(value, room, depth, longest, texts)
-        if room < 0 or (texts and not _fit(texts, room, longest)):
+        room = _room_left(value, room, depth, longest, bags)
+        if room < 0 or (bags and not _fit(bags, room, longest)):
             return None
-        return trimmed(orjson.dumps(value, None, _OPTIONS))
+        encoded = _dumps(value, None, _OPTIONS)
+        if bags and (len(encoded) > room * _GROWTH or (b"\\" in encoded and _has_nul_in_keys(bags))):
+            return None
+        return b"".join((encoded, b"")) if len(encoded) < _TRIMMED else encoded
     except Exception:  # a surrogate, a big int, a key that is no string, a dict changed by another thread
         return None
 
@@ -150,28 +187,31 @@ def trimmed(encoded: bytes) -> bytes:
     orjson 3.12 and later leave what they return in a buffer that is 4 KiB too large, and it waits long here
     (home-assistant/core#181245). Joined with nothing, it is copied; beyond 16 KiB the copy costs more than the waste.
     """
-    return b"".join((encoded, b"")) if len(encoded) < 16_384 else encoded
+    return b"".join((encoded, b"")) if len(encoded) < _TRIMMED else encoded
 
 
-def _room_left(value: Any, room: int, depth: int, longest: int, texts: list[str]) -> int:
+def _room_left(value: Any, room: int, depth: int, longest: int, bags: list[list[Any]]) -> int:
     """Return what plain *value* leaves of *room*, or a negative number if it is not plain or does not fit.
 
-    Strings put into *texts* remain to be measured by the caller.
+    What is put into *bags*, lists of strings and of dicts, remains to be looked at by the caller: by `_fit` and,
+    once more, by `_has_nul_in_keys`.
     """
     kind = type(value)
     if kind is dict:
         if len(value) > _FEW:
-            return _room_left_by_many((value,), room, depth, longest, texts)
+            return _room_left_by_many([value], room, depth, longest, bags)
         for key in value:
-            if type(key) is not str or len(key) > longest:
+            if type(key) is not str or len(key) > longest or "\0" in key:
                 return -1
         items = value.values()
     elif kind is list or kind is tuple:
         if len(value) > _FEW and depth > 0:
-            return _room_left_by_many(value, room, depth - 1, longest, texts)
+            if len(value) * _VALUE_BYTES > room:
+                return -1
+            return _room_left_by_many(list(value), room, depth - 1, longest, bags)
         items = value
     elif kind is str:
-        return room - len(value) if len(value) <= longest else -1
+        return room - len(value) if len(value) <= longest and "\0" not in value else -1
     else:
         return room if _is_plain_atom(value) else -1
     room -= _CONTAINER_BYTES + len(items) * _VALUE_BYTES
@@ -181,18 +221,18 @@ def _room_left(value: Any, room: int, depth: int, longest: int, texts: list[str]
         kind = type(item)
         if kind is str:
             size = len(item)
-            if size > longest:
+            if size > longest or "\0" in item:
                 return -1
             room -= size
         elif not (kind is int or kind is bool or item is None):
-            room = _room_left(item, room, depth - 1, longest, texts)
+            room = _room_left(item, room, depth - 1, longest, bags)
             if room < 0:
                 return -1
     return room
 
 
-def _room_left_by_many(bag: Sequence[Any], room: int, depth: int, longest: int, texts: list[str]) -> int:
-    """Do the same for a *bag* of many values, one level of all of them at a time.
+def _room_left_by_many(bag: list[Any], room: int, depth: int, longest: int, bags: list[list[Any]]) -> int:
+    """Do the same for a *bag* of many values, which is nobody else's, one level of all of them at a time.
 
     The values below all dicts and lists of a level are the next bag: 200 chat messages are two passes in C.
     """
@@ -205,12 +245,13 @@ def _room_left_by_many(bag: Sequence[Any], room: int, depth: int, longest: int, 
     dicts: Any = same if kind is dict else []
     lists: Any = same if kind is list or kind is tuple else []
     if kind is str:
-        texts += same
+        bags.append(same)
     elif kind is float:
         if not isfinite(sum(same)):
             return -1
     elif not (dicts or lists or _is_plain_atom(bag[0])):
         return -1
+    texts: list[str] = []
     for item in rest:
         kind = type(item)
         if kind is str:
@@ -221,21 +262,26 @@ def _room_left_by_many(bag: Sequence[Any], room: int, depth: int, longest: int, 
             lists.append(item)
         elif not (item is None or kind is int or _is_plain_atom(item)):
             return -1
+    if texts:
+        bags.append(texts)
     if dicts:
         # The first dict's keys stand for all: to measure every key would cost as much as the values, and only
-        # guards against megabytes in keys, of which none but the time is lost (orjson checks their type).
+        # guards against megabytes in keys, which are found when they are encoded (orjson checks their type).
         if len(dicts[0]) * _VALUE_BYTES > room:
             return -1
         keys = list(dicts[0])
         if [key for key in keys if type(key) is not str]:
             return -1
-        texts += keys
+        if keys:
+            bags.append(keys)
+        if len(dicts) > 1:
+            bags.append(dicts)
     elif not lists:
         return room
     if depth <= 0 or sum(map(len, lists)) * _VALUE_BYTES > room:
         return -1
     below = list(islice(chain(_flat(map(_dict_values, dicts)), _flat(lists)), room // _VALUE_BYTES + 1))
-    return _room_left_by_many(below, room, depth - 1, longest, texts) if below else room
+    return _room_left_by_many(below, room, depth - 1, longest, bags) if below else room
 
 
 def _is_plain_atom(value: Any) -> bool:
@@ -245,12 +291,26 @@ def _is_plain_atom(value: Any) -> bool:
     return kind is int or kind is bool or value is None
 
 
-def _fit(texts: list[str], room: int, longest: int) -> bool:
-    """Say whether no text is longer than *longest*, and all together than *room*."""
+def _fit(bags: list[list[Any]], room: int, longest: int) -> bool:
+    """Say whether no text in *bags* is longer than *longest*, and all together than *room*, and none has a NUL."""
+    texts: list[str] = []
+    for bag in bags:
+        if type(bag[0]) is str:
+            texts += bag
+    if not texts:
+        return True
     share = min(longest, room // len(texts))
-    if not [text for text in texts if len(text) > share]:
-        return True  # nobody has more than an even share: no need to add up
-    return sum(map(len, texts)) <= room and max(map(len, texts)) <= longest
+    if [text for text in texts if len(text) > share] and (
+        # Somebody has more than an even share: then it is added up.
+        sum(map(len, texts)) > room or max(map(len, texts)) > longest
+    ):
+        return False
+    return "\0" not in "".join(texts)  # twice as fast as to look into each
+
+
+def _has_nul_in_keys(bags: list[list[Any]]) -> bool:
+    """Say whether a key of the dicts in *bags* has a NUL. What is encoded then has a backslash, which is a quick test."""
+    return any("\0" in "".join(_flat(bag)) for bag in bags if type(bag[0]) is dict)
 
 
 # ---- everything else: rebuilt from plain parts and markers -------------------------------------------------
@@ -264,6 +324,17 @@ class _Branch(NamedTuple):
     target: Any  # the list or dict to fill
     depth: int
     parent: _Branch | None
+
+
+def _from_a_new_word(tail: str) -> str:
+    """Return *tail*, the end of a longer text, from where something new begins.
+
+    What it begins with may be the second half of a secret, or one whose name was cut off: no search would find it.
+    """
+    key_ends = max(0, tail.rfind("-----END "))
+    begins = tail.find("\n", key_ends) + 1 or tail.find(" ", key_ends + _MOST_NAME) + 1 or len(tail)
+    has_lost_a_key = not key_ends and "-----BEGIN " in tail[:begins]
+    return "" if has_lost_a_key else tail[begins:]
 
 
 class _Rebuild:
@@ -284,8 +355,11 @@ class _Rebuild:
             self.fill(self.waiting.popleft())
         return trimmed(orjson.dumps(root, None, _OPTIONS))
 
-    def read(self, value: Any, parent: _Branch | None) -> object:
-        """Return what stands for *value*: JSON, or a container that is filled later."""
+    def read(self, value: Any, parent: _Branch | None, origin: object = None) -> object:
+        """Return what stands for *value*: JSON, or a container that is filled later.
+
+        *origin*: what the user's function has made *value* of, if it has.
+        """
         kind = type(value)
         self.room -= _VALUE_BYTES
         if kind is str:
@@ -300,20 +374,57 @@ class _Rebuild:
                 return self.text(value)
             found = known[0](value)
             if type(found) is Open:
-                return self.place(value, found, parent)
+                return self.place(value if origin is None else origin, found, parent)
+            if type(found) is Given:
+                return self.given(found, parent)
+            if type(found) is dict:
+                return self.marked(found)
             return self.text(found) if type(found) is str else found
         except Exception:  # one bad value must not cost its neighbours
             return {"$unreadable": type_name(kind)}
 
     def text(self, value: str) -> object:
         """Return *value*, of str or a subclass, as it is or cut."""
-        if type(value) is str and len(value) <= self.longest and value.isascii():
+        if type(value) is str and len(value) <= self.longest and value.isascii() and "\0" not in value:
             self.room -= len(value)
             return value
         length = str.__len__(value)
-        kept = clean(str.__getitem__(value, slice(self.longest)))
-        self.room -= len(kept)
-        return kept if length <= self.longest else {"$truncated": kept, "length": length}
+        if length <= self.longest:
+            kept = clean(str.__getitem__(value, slice(None)))
+            self.room -= len(kept)
+            return kept
+        # A prompt's question and a log's error are at the end.
+        end = self.longest >> 2 if self.longest >= _WITH_TAIL else 0
+        head = clean(str.__getitem__(value, slice(self.longest - end)))
+        tail = _from_a_new_word(clean(str.__getitem__(value, slice(length - end, None))))
+        self.room -= len(head) + len(tail)
+        return {"$truncated": head, **({"tail": tail} if tail else {}), "length": length}
+
+    def marked(self, found: dict[str, Any]) -> object:
+        """Return *found*, a marker. What is the user's text in it costs room, and is no longer than other texts."""
+        for name in ("message", "pattern"):
+            text = found.get(name)
+            if text is not None:
+                found[name] = shorten(text, self.longest)
+                self.room -= len(text)
+        return found
+
+    def given(self, given: Given, parent: _Branch | None) -> object:
+        """Return what stands for what the user's function makes of a value. Its time is not taken from the others."""
+        value, function = given
+        self.room -= _CONTAINER_BYTES
+        for _ in range(_MOST_TURNS):
+            spent, since = time.thread_time(), time.perf_counter()
+            made = convert(function, value)
+            self.stop_at += time.thread_time() - spent
+            self.look_at += time.perf_counter() - since
+            if made is FAILED:
+                break
+            again = function_for(type(made))
+            if again is None:
+                return self.read(made, parent, given.value)
+            value, function = made, again
+        return {"$type": type_name(type(given.value))}
 
     def place(self, value: object, opened: Open, parent: _Branch | None) -> object:
         """Return the place of a container in the result. Until it is filled, it says that it was cut."""
@@ -326,7 +437,9 @@ class _Rebuild:
             return {"$truncated": type_name(type(value))}
         kind = type(opened.source)
         tried = parent is None and opened.source is value  # by capture
-        if (kind is dict or kind is list or kind is tuple) and not tried:
+        # A long list is tried in runs, as it is filled: to find out that all of it is too much can take all the time.
+        in_one = kind is dict or ((kind is list or kind is tuple) and opened.length <= _LONG_RUN)
+        if in_one and not tried:
             encoded = self.encode_plain(opened.source, depth)
             if encoded is not None:
                 return orjson.Fragment(encoded)
@@ -338,7 +451,7 @@ class _Rebuild:
 
     def encode_plain(self, value: object, depth: int) -> bytes | None:
         """Encode *value*, a container in *depth*, if it is plain and there is room for all of it."""
-        encoded = _encode_plain(value, self.limits, self.room, self.limits.max_depth - depth + 1)
+        encoded = _encode_plain(value, self.limits.max_string, self.room, self.limits.max_depth - depth + 1)
         if encoded is None:
             self.look_at_clock()  # to find out can take as long as a thousand values
         else:
@@ -369,6 +482,7 @@ class _Rebuild:
             run = list(islice(items, length))
             if not run:
                 break
+            self.look_at_clock()
             pieces = len(branch.target)
             kept += self.put_run(run, branch)
             in_one = len(branch.target) == pieces + 1

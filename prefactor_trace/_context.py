@@ -2,15 +2,17 @@
 
 One context variable holds the innermost open *scope*: an instance, or a span in it. It holds a small handle and
 never inputs or outputs, because contexts are copied and live long. Tasks, task groups, `asyncio.to_thread` and
-anyio's threads copy the context by themselves; for plain threads and executors there is `carry`.
+anyio's threads copy the context by themselves; for plain threads and executors there are `_carry` and `_threads`,
+for other processes `propagation`.
 """
 
 from __future__ import annotations
 
 import contextvars
-import functools
 import logging
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from prefactor_trace._ending import ending_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,17 +20,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefactor_trace")
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 class Scope:
     """What can be current: a run, or a step in one. None of the methods raises."""
 
     __slots__ = ()
 
-    def returned(self, result: object, items: int | None = None) -> None:
-        """End normally. *items*: how many a generator has yielded."""
+    def stream(self) -> Callable[[object], None]:
+        """Begin to take the items of a generator; return what is told each as it is yielded."""
+        return let_pass
+
+    def returned(self, result: object) -> None:
+        """End normally."""
         raise NotImplementedError
 
     def raised(self, error: BaseException) -> None:
@@ -40,14 +43,29 @@ class Scope:
         raise NotImplementedError
 
 
-class _Silence(Scope):
-    """Current where nothing is to be recorded, not even in a run of its own."""
+def let_pass(_item: object) -> None:
+    """Take an item and do nothing with it."""
+
+
+class _Nothing(Scope):
+    """Stands for "not recorded". Where it is current nothing is recorded, not even in a run of its own."""
 
     __slots__ = ()
+    own_id = ""
     instance = None
 
+    def returned(self, result: object) -> None:
+        pass
 
-silence = _Silence()
+    def raised(self, error: BaseException) -> None:
+        pass
+
+    def abandoned(self, items: int) -> None:
+        pass
+
+
+nothing = _Nothing()
+
 
 NO_RESULT: Any = object()
 """What a block returns: nothing, where None would be a result."""
@@ -66,23 +84,42 @@ def leave(token: contextvars.Token[Any], scope: object) -> None:
             current.set(None if old is contextvars.Token.MISSING else old)
 
 
+def is_exit(error: BaseException) -> bool:
+    """Say whether *error* tells a generator that its consumer went away."""
+    return type(error) is GeneratorExit
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Say whether *error* ends a scope as cancelled."""
+    return ending_of(error) == "cancelled"
+
+
+def as_thrown(error: BaseException) -> BaseException:
+    """Return *error*, thrown into our frame, with the traceback it had before, to be thrown into the next one."""
+    traceback = error.__traceback__
+    return error.with_traceback(traceback and traceback.tb_next)
+
+
 class Block:
     """The bookkeeping of a `with` block that opens a scope on entry. It may be entered again, and in many tasks."""
 
     __slots__ = ("_entered",)
 
     def __init__(self) -> None:
-        self._entered: list[tuple[Scope, contextvars.Token[Any]]] = []
+        # Each time: the scope, what it made current (for a step that is not recorded: what was so), and the way back.
+        self._entered: list[tuple[Scope, Any, contextvars.Token[Any]]] = []
 
     def _enter(self, scope: Scope, *, as_current: bool = True) -> None:
-        self._entered.append((scope, current.set(scope if as_current else current.get())))
+        here = scope if as_current else current.get()
+        self._entered.append((scope, here, current.set(here)))
 
     def _leave(self) -> Scope:
         # The same block may be open in several tasks at once; ours is the one that is current here.
         here = current.get()
-        entry = next((each for each in self._entered if each[0] is here), self._entered[-1])
+        entered = tuple(self._entered)  # other threads enter and leave meanwhile
+        entry = next((each for each in reversed(entered) if each[1] is here), entered[-1])
         self._entered.remove(entry)
-        scope, token = entry
+        scope, _, token = entry
         leave(token, scope)
         return scope
 
@@ -101,6 +138,14 @@ class Block:
         self.__exit__(kind, error, traceback)
 
 
+def _no_tracer() -> Any:
+    raise LookupError("there is no default tracer")
+
+
+default_tracer: Callable[[], Any] = _no_tracer
+"""Returns the default tracer of the process. `_api`, which has it, puts its own here."""
+
+
 def no_implicit_instance() -> Any:
     """Open no instance for a span outside of any; say once that the span is not recorded."""
     global _said_outside  # noqa: PLW0603 - a note to self
@@ -114,17 +159,5 @@ open_implicit: Callable[[], Any] = no_implicit_instance
 """Opens an instance for a span outside of any, or returns None. `_api`, which knows the default tracer, puts its own
 here."""
 
-
-def carry(function: Callable[P, R]) -> Callable[P, R]:
-    """Return *function* as it should be handed to a thread or an executor: it runs in a copy of this context.
-
-    The copy is taken now. Each call gets its own, so the result can be called many times and at once:
-    `pool.map(carry(work), items)`.
-    """
-    context = contextvars.copy_context()
-
-    @functools.wraps(function)
-    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
-        return context.copy().run(function, *args, **kwargs)
-
-    return carried
+noted_departure: Callable[[], None] | None = None
+"""Called before a context is copied for another thread; set by `testing`, which puts in order what threads do."""

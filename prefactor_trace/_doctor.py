@@ -158,7 +158,10 @@ def _rejected(path: Path) -> Counter[str]:
 
 
 def _sdks() -> Iterator[Finding]:
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():  # what they have to say is not the answer
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        warnings.catch_warnings(),
+    ):  # what they have to say is not the answer
         warnings.simplefilter("ignore")
         found = integrations.examine()
     for each in found:

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from prefactor_trace._readers import MOST_MEMBERS, clean, error_message, getter, members, shorten, type_name
+from prefactor_trace._peek import clean, getter, shorten, type_name
+from prefactor_trace._readers import MOST_MEMBERS, error_message, members
 
 if TYPE_CHECKING:
     import types
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _FIRST_FRAMES, _LAST_FRAMES, _MOST_FRAMES = 10, 20, 10_000
 _MOST_CAUSES = 8
+MOST_STACK = 8_000
+"""Characters of the stack text."""
 
 
 def describe_error(error: BaseException, read: Callable[[Any], str], longest: int) -> dict[str, str]:
@@ -29,7 +32,7 @@ def describe_error(error: BaseException, read: Callable[[Any], str], longest: in
     return {
         "error_type": type_name(type(error)),
         "message": shorten(error_message(error, read), longest),
-        "stacktrace": clean("\n".join(_stack_lines(error))[:8_000]),
+        "stacktrace": clean("\n".join(_stack_lines(error))[:MOST_STACK]),
     }
 
 

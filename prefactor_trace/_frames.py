@@ -22,6 +22,7 @@ from prefactor_trace._record import (
     InstanceFinished,
     InstanceRegistered,
     InstanceStarted,
+    QualityRecorded,
     SpanEnded,
     SpanStarted,
 )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from prefactor_trace._record import Fact
 
 FORMAT_VERSION = 1
+"""Rises only when an older version could misread a file. A kind of frame that it does not know it passes over."""
 MAGIC = b"\xf5PTR"
 _HEAD = struct.Struct("<4sBIII")  # magic, kind, number, length of the body, checksum
 _SALT = 0x5054521A  # so that zeros behind a magic, which a crash of the machine can leave, are no frame
@@ -44,6 +46,8 @@ SETTLED = 6
 """What the platform has, or never will: `{"delivered": [key, …], "dropped": {key: reason, …}}`."""
 ANNOUNCED = 7
 """Spans the platform may have been told of while they were running: `[id, …]`."""
+SCHEMA = 9
+"""What runs declare, if that was not built yet when they were registered: a line `[id, …]`, and the schema."""
 
 
 class Frame(NamedTuple):
@@ -168,6 +172,11 @@ def _encode_finished(fact: InstanceFinished) -> bytes:
     return orjson.dumps([fact.instance_id, fact.at, fact.status])
 
 
+def _encode_quality(fact: QualityRecorded) -> bytes:
+    id_, instance_id, name, payload = fact
+    return b"%b\n%b" % (_dumps([id_, instance_id, name, payload is not None]), payload or b"")
+
+
 def _encode_span_started(fact: SpanStarted) -> bytes:
     id_, instance_id, parent_id, schema_name, name, at, payload, envelope, quiet = fact
     head = [id_, instance_id, parent_id, schema_name, name, at, envelope, payload is not None]
@@ -196,12 +205,30 @@ def _decode_registered(head: list[Any], blobs: bytes) -> InstanceRegistered:
     return InstanceRegistered(instance_id, blobs[:length], schema)
 
 
+def encode_schema(instance_ids: list[str], schema: bytes) -> bytes:
+    """Return the body of a SCHEMA frame."""
+    return b"%b\n%b" % (orjson.dumps(instance_ids), schema)
+
+
+def decode_schema(body: bytes) -> dict[str, DeclaredSchema]:
+    """Return what is in a SCHEMA frame, by instance. Raises ValueError if it is none of ours."""
+    line, _, content = body.partition(b"\n")
+    schema = DeclaredSchema(content)
+    schema.to_wire()
+    return {_id(each): schema for each in _loads(line)}
+
+
 def _decode_started(head: list[Any], _: bytes) -> InstanceStarted:
     return InstanceStarted(_id(head[0]), _whole(head[1]))
 
 
 def _decode_finished(head: list[Any], _: bytes) -> InstanceFinished:
     return InstanceFinished(_id(head[0]), _whole(head[1]), _status(head[2]))
+
+
+def _decode_quality(head: list[Any], blobs: bytes) -> QualityRecorded:
+    id_, instance_id, name, has_payload = head
+    return QualityRecorded(_id(id_), _id(instance_id), _text(name), blobs if has_payload else None)
 
 
 def _decode_span_started(head: list[Any], blobs: bytes) -> SpanStarted:
@@ -267,6 +294,7 @@ _ENCODE: dict[type, tuple[int, Callable[[Any], bytes]]] = {
     InstanceFinished: (3, _encode_finished),
     SpanStarted: (4, _encode_span_started),
     SpanEnded: (5, _encode_span_ended),
+    QualityRecorded: (8, _encode_quality),
 }
 _DECODE: dict[int, Callable[[list[Any], bytes], Fact]] = {
     1: _decode_registered,
@@ -274,4 +302,5 @@ _DECODE: dict[int, Callable[[list[Any], bytes], Fact]] = {
     3: _decode_finished,
     4: _decode_span_started,
     5: _decode_span_ended,
+    8: _decode_quality,
 }

@@ -17,6 +17,14 @@ strict = False
 """True lets the error out: our own tests would otherwise pass over it."""
 
 
+def refused(doing: str, kind: str, message: str) -> None:
+    """Count a wrong call of ours; log it if it is the first of its *kind*."""
+    remark = f"could not {doing}: {kind}"
+    errors[remark] += 1
+    if errors[remark] == 1:
+        logger.error("could not %s: %s", doing, message)
+
+
 def failed(doing: str) -> None:
     """Count the exception being handled; log it if it is the first of *doing*."""
     errors[f"internal error: {doing}"] += 1

@@ -5,7 +5,7 @@ a time. In go facts (`put`) and outcomes (`resolve`); out come batches (`next`) 
 
 Theory of operation. A span lives in one of three places: *open* (it has begun, the platform does not know),
 *announced* (it is still running and the platform has been told), *waiting* (all is known, to be sent). Instance
-facts are waiting at once. A batch is cut from the front of what waits, and nothing leaves by being cut: records
+facts are waiting at once, and so is a quality, which may come when its run is over. A batch is cut from the front of what waits, and nothing leaves by being cut: records
 leave when an outcome says that the platform has them, or never will. So a batch that failed is simply cut again.
 
 The platform wants parents before children, but children end first. Therefore a batch that takes a child takes its
@@ -13,12 +13,17 @@ parent along: from further back if it is waiting, as an announcement if it is op
 up is stepped over, so that its children hang from the next span above. An announcement whose fate is unknown is
 repeated until it is known, even if the span has ended meanwhile: the platform may have it, and a second create
 under the same id would be refused.
+
+A run may be another process's, and so may the span that ours hang from: a **stranger**. What comes to the platform
+before the stranger does is refused, held, and tried again. A run that never comes is given up with all of its spans; a
+span that never comes is stepped over.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefactor_trace._record import (
     FinalStatus,
@@ -26,6 +31,7 @@ from prefactor_trace._record import (
     InstanceRegistered,
     Ledger,
     Outcome,
+    QualityRecorded,
     SpanEnded,
     SpanRecord,
     SpanStarted,
@@ -43,11 +49,15 @@ _BACKOFF_CAP_SECONDS = 30.0
 _RETRY_AFTER_CAP_SECONDS = 900.0
 # Spans given up are remembered as long as children may still arrive.
 _LOST_PARENTS_KEPT = 10_000
+# Runs that have ended are remembered as long as somebody may still rate them: it spares the platform a question.
+_ENDED_KEPT = 1_000
 # One request's bytes; the platform publishes no limit (API contract section 13, no. 2).
 _BATCH_BYTES = 1_000_000
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
 # Spans of a run that another process registers may be earlier than it: so often, and so long, they are tried again.
 _STRANGER_SECONDS = (0.2, 1.0, 5.0, 30.0, 120.0, 300.0)
+_STRANGER_TRIES_AT_END = 2  # if there is no disk on which they could wait for the next process
+_STRANGERS_KEPT = 10_000
 _NOT_HELD = (0.0, 0)
 _RETURN_SECONDS = 0.01
 # A record over which the platform fails, while it takes others, is tried again after so long; then it is given up.
@@ -108,10 +118,15 @@ class Outbox:
         self._bytes = 0
         self._running: set[str] = set()  # instances registered and not finished
         self._dead: dict[str, str] = {}  # instances the platform refused → why
+        self._over: dict[
+            str, str | None
+        ] = {}  # instances that have ended here, the latest → why they were given up
         self._lost: dict[str, str | None] = {}  # spans given up → their parent
+        self._strangers: dict[str, None] = {}  # spans of other processes, from which ours hang
+        self._wanted: dict[str, None] = {}  # open spans from which another process hangs its own
         self._unsure: set[str] = set()  # spans whose announcement was tried, and perhaps heard
         self._known: set[str] = set()  # instances of which the platform knows through us
-        # Not to be sent now, by key, or by instance if the platform does not know it yet → until when, tries.
+        # Not to be sent now, by key; or by run or parent span, if the platform does not know it yet → until when, tries.
         self._held: dict[str, tuple[float, int]] = {}
         self._cap = limits.batch_size  # less while it is being found out which record the platform fails over
         self._successes = 0
@@ -159,6 +174,13 @@ class Outbox:
 
     # -- in ------------------------------------------------------------------------------------------------
 
+    def holds(self, span_id: str) -> bool:
+        """Whether a span has begun in here, and not ended."""
+        return self._has_open(span_id) or span_id in self._announced
+
+    def _has_open(self, span_id: str) -> bool:
+        return span_id in self._open or span_id in self._quiet
+
     def put_back(self, fact: Fact, now: float) -> None:
         """Take a fact that was recorded before and kept elsewhere: also after `close`."""
         closing, self._closing = self._closing, False
@@ -189,6 +211,10 @@ class Outbox:
             self._notes["payload left out: buffer full"] += 1
         (self._quiet if started.quiet else self._open)[started.id] = (now, started)
         self._bytes += size
+        parent_id = started.parent_id
+        if parent_id is not None and not self.holds(parent_id):
+            self._strangers[parent_id] = None
+            _keep_latest(self._strangers, _STRANGERS_KEPT)
 
     def _put_ended(self, ended: SpanEnded, now: float) -> None:
         opened = self._open.pop(ended.id, None) or self._quiet.pop(ended.id, None)
@@ -227,12 +253,17 @@ class Outbox:
     def _put_instance(self, fact: InstanceRecord, now: float) -> None:
         self._created += 1
         instance_id = fact.instance_id
+        size = _size_of(fact)
         reason = "after_shutdown" if self._closing else self._dead.get(instance_id)
         if type(fact) is InstanceFinished:
-            self._running.discard(instance_id)
+            self.leave(instance_id)
             self._dead.pop(instance_id, None)
         elif reason is None and type(fact) is InstanceRegistered:
             self._running.add(instance_id)
+            self._over.pop(instance_id, None)
+        elif reason is None and type(fact) is QualityRecorded:
+            is_too_much = self._bytes + size > self._limits.buffer_bytes
+            reason = self._over.get(instance_id) or ("overflow" if is_too_much else None)
         if reason is None and type(fact) is InstanceRegistered and self._bytes > self._limits.buffer_bytes:
             reason = self._dead[instance_id] = "overflow"  # the whole run: half of it would be of no use
             self._running.discard(instance_id)
@@ -242,8 +273,10 @@ class Outbox:
         if reason is not None:
             self._drop(fact.key, reason)
             return
-        self._waiting[fact.key] = (self._next_ticket(), now, fact, _INSTANCE_RECORD_SIZE)
-        self._bytes += _INSTANCE_RECORD_SIZE
+        self._waiting[fact.key] = (self._next_ticket(), now, fact, size)
+        self._bytes += size
+        if self._is_returning and type(fact) is QualityRecorded:
+            self._move_finish_back(instance_id)
 
     def _without_data(self, record: SpanRecord) -> SpanRecord | None:
         """Return *record* as it fits into a buffer that is getting tight: without its data, or None: not at all."""
@@ -262,9 +295,17 @@ class Outbox:
         """Note that the platform has a run, which an earlier process has registered."""
         self._known.add(instance_id)
 
+    def show(self, span_id: str) -> None:
+        """Announce an open span without delay: another process is about to hang spans from it."""
+        if self._has_open(span_id):
+            self._wanted[span_id] = None
+
     def leave(self, instance_id: str) -> None:
-        """Note that a run has ended, though its finish is not here yet."""
+        """Note that a run has ended, though its finish may not be here yet."""
         self._running.discard(instance_id)
+        self._over[instance_id] = self._dead.get(instance_id)
+        if len(self._over) > _ENDED_KEPT:
+            del self._over[next(iter(self._over))]
 
     def suspect(self, span_id: str) -> None:
         """Note that the platform may have been told of a span while it was running, by an earlier process."""
@@ -298,8 +339,12 @@ class Outbox:
 
     def _due(self, now: float) -> float | None:
         """Seconds until there is something to send; None: nothing is in sight."""
-        if self._held and not self._waiting and not self._open:
+        if self._held and not self._waiting and not self._open and not self._quiet:
             self._held.clear()
+        if self._wanted:
+            self._wanted = {each: None for each in self._wanted if self._has_open(each)}
+            if self._wanted:
+                return 0.0
         # While a run is going on, a span may begin at any moment without a word to us.
         times = [self._limits.live_after] if self._running else []
         if self._waiting:
@@ -334,6 +379,9 @@ class Outbox:
         size = 0
         passed_over: set[str] = set()  # instances whose own records are held: nothing of them may go
         unfinished: set[str] = set()  # instances of which something is held: their finish may not go
+        unrated: set[tuple[str, str]] = (
+            set()
+        )  # instances and names: what was recorded later must stay the last
         suspect: list[Record] = []
         entries = reversed(self._waiting.items()) if from_the_end else iter(self._waiting.items())
         for key, (_, _, record, record_size) in entries:
@@ -344,13 +392,17 @@ class Outbox:
                 continue
             if type(record) is InstanceFinished and (self.holds_finishes or instance_id in unfinished):
                 continue
+            if type(record) is QualityRecorded and (instance_id, record.name) in unrated:
+                continue
             line = self._line(record, batch)
             is_held = bool(self._held) and any(self._is_held(each, now) for each in line)
             is_suspect = bool(self._strikes) and any(each.key in self._strikes for each in line)
             if is_held or is_suspect:
-                if type(record) is not SpanRecord:
+                if type(record) is QualityRecorded:
+                    unrated.add((instance_id, record.name))
+                elif type(record) is not SpanRecord:
                     passed_over.add(instance_id)
-                elif self._tries(record) < _FINISH_WAITS_FOR:
+                if self._tries(record) < _FINISH_WAITS_FOR:
                     unfinished.add(instance_id)
                 if not is_held:
                     suspect = suspect or line
@@ -364,8 +416,11 @@ class Outbox:
                 break  # not the record itself is going, so nothing behind it may: it could be its run's finish
         if not batch and suspect:  # what the platform has failed over goes alone, and after all others
             return {each.key: each for each in suspect}
-        for since, started in self._open.values():
-            if since + self._limits.live_after > now or len(batch) >= self._cap:
+        wanted = [
+            opened[1] for each in self._wanted if (opened := self._open.get(each) or self._quiet.get(each))
+        ]
+        for started in itertools.chain(wanted, self._overdue(now)):
+            if len(batch) >= self._cap:
                 break
             if not self._is_registered(started.instance_id, batch):
                 continue
@@ -373,6 +428,13 @@ class Outbox:
             if not any(self._is_held(each, now) for each in line):
                 batch.update((each.key, each) for each in line)
         return batch
+
+    def _overdue(self, now: float) -> Iterator[SpanStarted]:
+        """Yield the spans that have been open for so long that they are shown."""
+        for since, started in self._open.values():
+            if since + self._limits.live_after > now:
+                return
+            yield started
 
     def _line(self, record: Record, batch: dict[str, Record]) -> list[Record]:
         """Return *record* as it is to be sent, behind the parents that neither platform nor *batch* have yet."""
@@ -411,8 +473,10 @@ class Outbox:
         return self._strikes.get(record.key, (0, 0, 0))[2]
 
     def _is_held(self, record: Record, now: float) -> bool:
-        until = max(self._held.get(key, _NOT_HELD)[0] for key in (record.key, record.instance_id))
-        return until > now
+        names = [record.key, record.instance_id]
+        if type(record) is SpanRecord and record.started.parent_id is not None:
+            names.append(record.started.parent_id)
+        return any(self._held.get(name, _NOT_HELD)[0] > now for name in names)
 
     def _is_registered(self, instance_id: str, batch: dict[str, Record]) -> bool:
         register = instance_id + "-register"
@@ -433,7 +497,7 @@ class Outbox:
             if record.key in outcome.delivered:
                 self._take_delivered(record)
             elif record.key in outcome.refused:
-                if record.instance_id not in early:
+                if early.isdisjoint((record.instance_id, record.key.removesuffix("-open"))):
                     refused[record.key] = outcome.refused[record.key]
                     self._take_refused(record, refused[record.key])
             else:
@@ -493,22 +557,62 @@ class Outbox:
         return ceiling * jitter
 
     def _hold_strangers(self, sent: tuple[Record, ...], outcome: Outcome, now: float) -> set[str]:
-        """Find the runs of which spans were refused because another process has yet to register them."""
-        early: set[str] = set()
+        """Hold spans that were refused because another process has yet to tell of their run, or of their parent.
+
+        Returns their ids, and those of runs that are unknown as a whole.
+        """
         # Who takes anything of a run knows the run.
-        self._known.update(record.instance_id for record in sent if record.key in outcome.delivered)
+        taken = [record for record in sent if record.key in outcome.delivered]
+        early: set[str] = set()
+        if not outcome.unknown:
+            self._known.update(each.instance_id for each in taken)
+            return early
+        # A run that somebody else registers may have become known in the middle of the batch.
+        known = self._known | {each.instance_id for each in taken if type(each) is InstanceRegistered}
+        self._known.update(each.instance_id for each in taken)
+        tries_before = {name: tries for name, (_, tries) in self._held.items()}
         for record in sent:
-            instance_id = record.instance_id
-            is_late = record.key not in outcome.unknown or instance_id in self._known
-            if is_late or type(record) is not SpanRecord:
+            if record.key not in outcome.unknown or not isinstance(record, (SpanRecord, QualityRecorded)):
                 continue
-            if instance_id not in early:
-                _, tries = self._held.get(instance_id, (0.0, 0))
-                if tries >= len(_STRANGER_SECONDS):
-                    continue
-                self._held[instance_id] = (now + _STRANGER_SECONDS[tries], tries + 1)
-                early.add(instance_id)
+            parent_id = record.started.parent_id if isinstance(record, SpanRecord) else None
+            if parent_id in early:  # the platform was asked to hang it from what it does not know either
+                early.add(record.id)
+                continue
+            is_run_known = record.instance_id in known
+            if not (self._hangs_from_a_stranger(record) if is_run_known else self._may_yet_be_told(record)):
+                continue
+            name = parent_id if is_run_known and parent_id is not None else record.instance_id
+            tries = tries_before.get(name, 0)
+            if tries < self._patience:
+                self._held[name] = (now + _STRANGER_SECONDS[tries], tries + 1)
+            elif not self._step_over(parent_id):
+                continue
+            early |= {record.id} if is_run_known else {record.id, record.instance_id}
         return early
+
+    def _hangs_from_a_stranger(self, record: SpanRecord | QualityRecorded) -> bool:
+        if not isinstance(record, SpanRecord) or record.announced:
+            return False
+        return record.started.parent_id in self._strangers
+
+    def _may_yet_be_told(self, record: SpanRecord | QualityRecorded) -> bool:
+        """Whether another process may yet tell of its run: not of one that has ended here, and was rated then."""
+        return isinstance(record, SpanRecord) or record.instance_id not in self._over
+
+    @property
+    def _patience(self) -> int:
+        """How often what hangs from a stranger is tried again."""
+        has_time = not self._closing or self._settled is not None
+        return len(_STRANGER_SECONDS) if has_time else _STRANGER_TRIES_AT_END
+
+    def _step_over(self, parent_id: str | None) -> bool:
+        """Give up waiting for a span of another process. False: that was done before, or it is none."""
+        if parent_id not in self._strangers:
+            return False
+        del self._strangers[parent_id]
+        self._lost[parent_id] = None
+        _keep_latest(self._lost, _LOST_PARENTS_KEPT)
+        return True
 
     def _take_delivered(self, record: Record) -> None:
         if type(record) is SpanRecord and record.ended is None:
@@ -559,13 +663,14 @@ class Outbox:
         self._drop(started.id, reason)
         self._unsure.discard(started.id)
         self._lost[started.id] = started.parent_id
-        if len(self._lost) > _LOST_PARENTS_KEPT:
-            del self._lost[next(iter(self._lost))]
+        _keep_latest(self._lost, _LOST_PARENTS_KEPT)
 
     def bury(self, instance_id: str, reason: str) -> None:
         """Drop all of an instance that is given up."""
         if instance_id in self._running:
             self._dead[instance_id] = reason
+        elif instance_id in self._over:
+            self._over[instance_id] = reason
         for key in [key for key, each in self._waiting.items() if each[2].instance_id == instance_id]:
             self._forget(key)
             self._drop(key, reason)
@@ -656,8 +761,13 @@ class Outbox:
         return Ledger(self._created, self._delivered, dict(self._dropped), pending, dict(self._notes))
 
 
+def _keep_latest(table: dict[str, Any], count: int) -> None:
+    if len(table) > count:
+        del table[next(iter(table))]
+
+
 def _size_of(record: Record) -> int:
-    return record.size if type(record) is SpanRecord else _INSTANCE_RECORD_SIZE
+    return record.size if isinstance(record, (SpanRecord, QualityRecorded)) else _INSTANCE_RECORD_SIZE
 
 
 def interrupted(started: SpanStarted, at: int) -> SpanEnded:

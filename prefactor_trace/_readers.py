@@ -1,13 +1,12 @@
 """How each kind of value is read: what of it is data, got without running any code of the user.
 
 In comes one value, by way of `reader_of(its type)`. Out comes JSON, or for a container an `Open`, whose
-entries are still to be read, one by one, as far as there is room. Strings come out whole, and their reader is
-`read_string`. `label` makes a short text of a value instead. A reader can raise: its caller marks the value.
+entries are still to be read, one by one, as far as there is room, or a `Given`, if the user has registered a
+function for the type. Strings come out whole, and their reader is `read_string`. `label` makes a short text of a
+value instead. A reader can raise: its caller marks the value.
 
-What keeps it safe: types are told apart by identity alone (`type(x) is`, `id(type(x))`), as hashing or
-comparing a class can run its metaclass, and `isinstance` can run a property. Subclasses are read through the
-methods of the built-in base, attributes from the instance's dict and slots; no property, descriptor or
-`__getattr__` of the user is asked.
+What keeps it safe: see `_peek`, by which everything of an unknown kind is looked at. Subclasses are read through
+the methods of the built-in base.
 """
 
 from __future__ import annotations
@@ -15,13 +14,32 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import gc
-import sys
 import types
 from collections import deque
+from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
+
+from prefactor_trace import _conversions
+from prefactor_trace._arrays import reader_of_array, scalar_of
+from prefactor_trace._peek import (
+    UNSET,
+    bases_of,
+    class_attribute,
+    dict_of,
+    getter,
+    has_base,
+    is_a,
+    loaded,
+    module_dict,
+    own,
+    package_of,
+    shorten,
+    slot_of,
+    type_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,6 +54,13 @@ class Open(NamedTuple):
     entries: Callable[[Any], Iterable[Any]]  # the items of a list, the pairs of a dict
     length: int
     is_list: bool
+
+
+class Given(NamedTuple):
+    """A value that is not read but given to the function that the user has registered for its type."""
+
+    value: Any
+    function: Callable[[Any], object]
 
 
 # ---- short texts -------------------------------------------------------------------------------------------
@@ -57,29 +82,12 @@ def label(value: Any, longest: int = 1_000, depth: int = 2) -> str:
         found = {} if read is _error else read(value)  # errors read their arguments by this function
     except Exception:  # as a value it would be marked unreadable
         found = {}
-    if type(found) is Open or type(found) is dict:
+    if type(found) is Given and depth:
+        made = _conversions.convert(found.function, found.value)
+        return f"<{type_name(kind)}>" if made is _conversions.FAILED else label(made, longest, depth - 1)
+    if type(found) is Open or type(found) is dict or type(found) is Given:
         return f"<{type_name(kind)}>"
     return shorten(found if type(found) is str else orjson.dumps(found).decode(), longest)
-
-
-def shorten(text: str, longest: int) -> str:
-    """Return *text* as JSON can have it; beyond *longest* characters, its beginning and its length."""
-    if type(text) is str and len(text) <= longest and text.isascii():
-        return text
-    length = str.__len__(text)
-    kept = clean(str.__getitem__(text, slice(longest)))
-    return kept if length <= longest else f"{kept}... ({length} characters)"
-
-
-def clean(text: str) -> str:
-    """Return *text* (exactly a str) with lone surrogates written as backslash escapes: JSON has no other way."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace").decode()
-    return text
 
 
 # ---- how each kind is read: value -> JSON or Open ----------------------------------------------------------
@@ -88,8 +96,19 @@ SAFE_INT = 2**53 - 1  # what every JSON reader keeps exact
 _LONG_INT = 3_322  # bits of 1,000 digits; more take quadratic time, and Python refuses from 4,300 on
 _HASHED_BYTES = 16_384
 MOST_MEMBERS = 8  # of a group of exceptions
+_MOST_ROOTS = 32  # root models inside each other
+_MOST_EXTRA = 1_000  # values beside the fields of a pydantic model
+_MOST_SORTED = 65_536  # characters of the strings in a set
+_MOST_MERGED = 1_000  # maps of a ChainMap, and entries of them all
 # Zones whose code is known not to be the user's.
 _ZONES = (("datetime", "timezone"), ("zoneinfo", "ZoneInfo"), ("pydantic_core", "TzInfo"))
+
+# Those of pydantic 2, and of pydantic 1 by both its names.
+_SECRETS = (
+    ("pydantic.types", "_SecretBase"),
+    ("pydantic.v1.types", "SecretField"),
+    ("pydantic.types", "SecretField"),
+)
 
 # Called for what is short for sure; else whoever meets this reader cuts the string itself.
 read_string: Reader = str.__str__
@@ -130,7 +149,7 @@ def _time(value: dt.time) -> object:
 
 
 def _is_known(zone: object) -> bool:
-    return zone is None or any(type(zone) is _loaded(module, name) for module, name in _ZONES)
+    return zone is None or any(type(zone) is loaded(module, name) for module, name in _ZONES)
 
 
 def _timedelta(value: dt.timedelta) -> str:
@@ -154,7 +173,9 @@ def _binary(kind: Any) -> Reader:
 
 
 def _view(value: memoryview) -> object:
-    start = bytes(value.cast("B")[:_HASHED_BYTES]) if value.c_contiguous else b""
+    if not value.c_contiguous or not value.nbytes:  # its bytes would have to be gathered
+        return {"$bytes": value.nbytes}
+    start = bytes(value.cast("B")[:_HASHED_BYTES])
     return {**_binary(bytes)(start), "$bytes": value.nbytes}  # type: ignore[dict-item]
 
 
@@ -166,8 +187,63 @@ def _decimal(value: Any) -> object:
     return str(value) if value.__sizeof__() < 4_096 else _stranger(type(value))(value)
 
 
+def _made_of_ints(*names: str) -> Reader:
+    """Make the reader of values that are text if what they hold under *names* are ints, not a user's."""
+
+    def read(value: Any) -> object:
+        parts = [own(value, name) for name in names]
+        if _are_all(parts, int) and not [part for part in parts if part.bit_length() > _LONG_INT]:
+            return _exact_text(value)
+        return _stranger(type(value))(value)
+
+    return read
+
+
+def _network(value: Any) -> object:
+    address, length = own(value, "network_address"), own(value, "_prefixlen")
+    known = type(length) is int and type(_scoped(address)) is str
+    return _exact_text(value) if known else _stranger(type(value))(value)
+
+
+def _scoped(value: Any) -> object:
+    scope = own(value, "_scope_id")
+    names = ("_ip",) if type(scope) is str or scope is None else ("_scope_id",)
+    return _made_of_ints(*names)(value)
+
+
+def _interface(value: Any) -> object:
+    return _scoped(value) if type(own(value, "_prefixlen")) is int else _stranger(type(value))(value)
+
+
+def _pattern(value: Any) -> object:
+    pattern = getter(type(value), "pattern")(value)
+    text = {"pattern": shorten(pattern, 1_000)} if is_a(pattern, str) else {}
+    return {"$type": "re.Pattern", **text}
+
+
+def _data(value: Any) -> object:
+    """Read a UserDict, a UserList or a UserString, by what they hold."""
+    inner = own(value, "data")
+    if is_a(inner, str) or is_a(inner, dict) or is_a(inner, list):
+        return reader_of(type(inner))(inner)
+    return _stranger(type(value))(value)
+
+
+def _chain_map(value: Any) -> object:
+    """Read the maps as the one dict they look like, if that is a small one with strings as keys."""
+    maps = own(value, "maps")
+    if is_a(maps, list) and list.__len__(maps) > _MOST_MERGED:
+        return _container(list)(maps)
+    if not is_a(maps, list) or [one for one in list.__iter__(maps) if not is_a(one, dict)]:
+        return _stranger(type(value))(value)
+    if sum(map(dict.__len__, list.__iter__(maps))) > _MOST_MERGED:
+        return _container(list)(maps)
+    merged = [pair for one in list.__reversed__(maps) for pair in dict.items(one)]
+    return _pairs(dict(merged)) if _are_all([key for key, _ in merged], str) else _container(list)(maps)
+
+
 def _path(value: Any) -> object:
-    raw = _own(value, "_raw_paths")  # since Python 3.12, what it was made of, which can be a user's str
+    raw = own(value, "_raw_paths")  # since Python 3.12, what it was made of, which can be a user's str
     if type(raw) is list and not _are_all(raw, str):
         return _stranger(type(value))(value)
     return _exact_text(value)
@@ -189,9 +265,9 @@ def error_message(error: BaseException, read: Callable[[Any], str] = label) -> s
 
 def members(error: BaseException) -> list[BaseException]:
     """Return the first members if *error* is a group, which can be groups themselves."""
-    group: Any = _loaded("builtins", "BaseExceptionGroup")
+    group: Any = loaded("builtins", "BaseExceptionGroup")
     # The package exceptiongroup, for Python 3.10, has them in an attribute of its own.
-    found = getter(group, "exceptions")(error) if is_a(error, group) else _own(error, "_exceptions")
+    found = getter(group, "exceptions")(error) if is_a(error, group) else own(error, "_exceptions")
     first = found[:MOST_MEMBERS] if type(found) is tuple else ()
     return [one for one in first if is_a(one, BaseException)]
 
@@ -213,7 +289,7 @@ def _named(kind: str, *names: object) -> object:
 
 
 def _enum(value: Any) -> object:
-    inner = _own(value, "_value_")
+    inner = own(value, "_value_")
     if is_a(inner, enum.Enum):  # not into an enum of enums: it can turn in a circle
         return {"$type": type_name(type(value))}
     return reader_of(type(inner))(inner)
@@ -241,41 +317,84 @@ def _set(kind: Any) -> Reader:
         if kind.__len__(value) > 1_000:
             return kind.__iter__(value)  # type: ignore[no-any-return]
         items = list(kind.__iter__(value))
-        return sorted(items) if _are_all(items, str) or _are_all(items, int) else items
+        return sorted(items) if _are_quick_to_sort(items) else items
 
     return _container(kind, entries)
+
+
+def _are_quick_to_sort(items: list[Any]) -> bool:
+    """Say whether *items* are all strings, or all ints, and not so long that comparing them takes its time."""
+    if _are_all(items, str):
+        return sum(map(len, items)) < _MOST_SORTED
+    return _are_all(items, int) and not [item for item in items if not -SAFE_INT <= item <= SAFE_INT]
 
 
 def _are_all(items: list[Any], kind: type) -> bool:
     return not [item for item in items if type(item) is not kind]
 
 
+def _scalar(convert: Callable[[Any], Any]) -> Reader:
+    """Make the reader of values that *convert* makes exact Python ones."""
+
+    def read(value: Any) -> object:
+        inner = convert(value)
+        return _READERS[id(type(inner))](inner)
+
+    return read
+
+
 def _object(bases: tuple[type, ...], names: list[str]) -> Reader:
     """Make the reader of objects with fields: from slots and the instance's dict, so no property is asked."""
-    slots = [(name, _slot(bases, name)) for name in names]
-    own_dict, extra = _dict_of(bases), _slot(bases, "__pydantic_extra__")
+    slots = [(name, slot_of(bases, name)) for name in names]
+    own_dict, extra = dict_of(bases), slot_of(bases, "__pydantic_extra__")
 
     def read(value: Any) -> object:
         own = own_dict(value)
         fields: dict[str, object] = {}
         for name, slot in slots:
-            found = own.get(name, _UNSET) if slot is None else slot(value)
-            if found is not _UNSET:
+            found = own.get(name, UNSET) if slot is None else slot(value)
+            if found is not UNSET:
                 fields[name] = found
         more = extra(value) if extra else None
-        if type(more) is dict and _are_all(list(more), str):
-            fields |= more
+        if type(more) is dict:
+            fields |= {name: item for name, item in islice(more.items(), _MOST_EXTRA) if type(name) is str}
+            if len(more) > _MOST_EXTRA:
+                fields["$truncated"] = {"length": len(names) + len(more)}
         return _pairs(fields)
 
     return read
+
+
+def _old_model(bases: tuple[type, ...], fields: dict[Any, Any]) -> Reader:
+    """Make the reader of models of pydantic 1: all of the instance's dict, which has additional values, too."""
+    kept_out = [
+        name for name, field in fields.items() if own(own(field, "field_info"), "exclude") is not None
+    ]
+    own_dict = dict_of(bases)
+
+    def read(value: Any) -> object:
+        found = own_dict(value)
+        return _pairs({name: found[name] for name in found if type(name) is str and name not in kept_out})
+
+    return read
+
+
+def _root(value: Any) -> object:
+    """Read a pydantic RootModel: it stands for what is in it."""
+    inner = own(value, "root")
+    for _ in range(_MOST_ROOTS):
+        if not has_base(bases_of(type(inner)), loaded("pydantic.root_model", "RootModel")):
+            return reader_of(type(inner))(inner)
+        inner = own(inner, "root")
+    return {"$cycle": type_name(type(value))}
 
 
 def _named_tuple(names: tuple[str, ...]) -> Reader:
     return lambda value: _pairs(dict(zip(names, tuple.__iter__(value), strict=False)))
 
 
-_UNSET = object()
 _pairs = _container(dict, dict.items)
+_namespace_dict = getter(types.SimpleNamespace, "__dict__")
 
 # By the id of the type. Subclasses are read like the first of their bases that is here.
 _READERS: dict[int, Reader] = {
@@ -302,142 +421,115 @@ _READERS: dict[int, Reader] = {
         (dt.date, dt.date.isoformat),
         (dt.time, _time),
         (dt.timedelta, _timedelta),
+        (types.SimpleNamespace, lambda value: _pairs(_namespace_dict(value))),
         (enum.Enum, _enum),
         (BaseException, _error),
         (type, lambda value: _named("type", type_name(value))),
-        (types.ModuleType, lambda value: _named("module", _module_dict(value).get("__name__"))),
+        (types.ModuleType, lambda value: _named("module", module_dict(value).get("__name__"))),
         (types.FunctionType, _function),
         (types.MethodType, _function),
         (types.BuiltinFunctionType, _function),
     )
 }
-# The same for kinds whose modules are not imported for this; these without their subclasses.
-_LATE_READERS: tuple[tuple[str, tuple[str, ...], Reader], ...] = (
-    ("uuid", ("UUID",), _exact_text),
-    ("decimal", ("Decimal",), _decimal),
-    ("pathlib", ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"), _path),
-)
+# The same for kinds whose modules are not imported for this, by package; these without their subclasses.
+_LATE_READERS: dict[str, tuple[tuple[str, tuple[str, ...], Reader], ...]] = {
+    "uuid": (("uuid", ("UUID",), _made_of_ints("int")),),
+    "decimal": (("decimal", ("Decimal",), _decimal),),
+    "pathlib": (("pathlib", ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"), _path),),
+    "fractions": (("fractions", ("Fraction",), _made_of_ints("_numerator", "_denominator")),),
+    "ipaddress": (
+        ("ipaddress", ("IPv4Address", "IPv6Address"), _scoped),
+        ("ipaddress", ("IPv4Network", "IPv6Network"), _network),
+        ("ipaddress", ("IPv4Interface", "IPv6Interface"), _interface),
+    ),
+    "re": (("re", ("Pattern",), _pattern),),
+}
+# And with their subclasses.
+_COLLECTIONS = (("UserDict", _data), ("UserList", _data), ("UserString", _data), ("ChainMap", _chain_map))
 
 
 def reader_of(kind: type) -> Reader:
     """Choose how values of type *kind* are read."""
+    bases = bases_of(kind)
+    if _conversions.functions:
+        function = _conversions.function_for(kind)
+        if function is not None:
+            return lambda value: Given(value, function)
     read = _READERS.get(id(kind))
     if read is not None:
         return read
-    bases = bases_of(kind)
-    if _has(bases, enum.Enum):
+    if has_base(bases, enum.Enum):
         return _enum
-    if _has(bases, _loaded("pydantic.types", "_SecretBase")):
+    packages = [package_of(base) for base in bases]
+    read = (
+        ("pydantic" in packages and _reader_of_pydantic(bases))
+        or _reader_of_object(bases)
+        or _reader_of_package(kind, bases, packages)
+    )
+    return read or next((_READERS[id(base)] for base in bases if id(base) in _READERS), _stranger(kind))
+
+
+def _reader_of_pydantic(bases: tuple[type, ...]) -> Reader | None:
+    """Choose how values of pydantic's own kinds are read, those that are more than objects with fields."""
+    if any(has_base(bases, loaded(module, name)) for module, name in _SECRETS):
         return lambda _: "**********"
+    if has_base(bases, loaded("pydantic.root_model", "RootModel")):
+        return _root
+    fields = class_attribute(bases, "__fields__")
+    if type(fields) is dict and type(class_attribute(bases, "__config__")) is type:
+        return _old_model(bases, fields)
+    return None
+
+
+def _reader_of_object(bases: tuple[type, ...]) -> Reader | None:
+    """Choose how values with fields are read, None if there are none."""
     names = _field_names(bases)
     if names is not None:
         return _object(bases, names)
-    fields = _class_attribute(bases, "_fields")
-    if _has(bases, tuple) and type(fields) is tuple and _are_all(list(fields), str):
+    fields = class_attribute(bases, "_fields")
+    if has_base(bases, tuple) and type(fields) is tuple and _are_all(list(fields), str):
         return _named_tuple(fields)
-    for base in bases:
-        read = _READERS.get(id(base))
-        if read is not None:
+    return None
+
+
+def _reader_of_package(kind: type, bases: tuple[type, ...], packages: list[str]) -> Reader | None:
+    """Choose how values of kinds that are not built in are read, None if this is no such kind."""
+    for module, types_of_it, read in _LATE_READERS.get(packages[0], ()):
+        if any(kind is loaded(module, name) for name in types_of_it):
             return read
-    for module, types_of_it, late in _LATE_READERS:
-        if any(kind is _loaded(module, name) for name in types_of_it):
-            return late
-    return _stranger(kind)
+    if "collections" in packages:
+        for name, read in _COLLECTIONS:
+            if has_base(bases, loaded("collections", name)):
+                return read
+    if "numpy" in packages:
+        convert = scalar_of(bases)
+        if convert is not None:
+            return _scalar(convert)
+    if "pandas" in packages and kind is loaded("pandas._libs.tslibs.nattype", "NaTType"):
+        return _stranger(kind)  # looks like a datetime, and holds none
+    return reader_of_array(bases, packages)
 
 
 def _field_names(bases: tuple[type, ...]) -> list[str] | None:
     """Return the names of the fields if this is a pydantic model, a dataclass or an attrs class."""
-    fields = _class_attribute(bases, "__pydantic_fields__")
-    if fields is None and _class_attribute(bases, "__pydantic_core_schema__") is not None:
-        fields = _class_attribute(bases, "model_fields")  # pydantic before 2.10
+    fields = class_attribute(bases, "__pydantic_fields__")
+    if fields is None and class_attribute(bases, "__pydantic_core_schema__") is not None:
+        fields = class_attribute(bases, "model_fields")  # pydantic before 2.10
     if type(fields) is dict:
         return [name for name, field in fields.items() if type(name) is str and not _is_excluded(field)]
-    fields = _class_attribute(bases, "__dataclass_fields__")
+    fields = class_attribute(bases, "__dataclass_fields__")
     if type(fields) is dict:
         return [name for name in fields if type(name) is str]
-    fields = _class_attribute(bases, "__attrs_attrs__")
+    struct = loaded("msgspec", "Struct")
+    if has_base(bases, struct):
+        fields = getter(type(struct), "__struct_fields__")(bases[0])
+        return [name for name in fields if type(name) is str]
+    fields = class_attribute(bases, "__attrs_attrs__")
     if fields is not None and is_a(fields, tuple):
-        return [name for name in [_own(one, "name") for one in tuple.__iter__(fields)] if type(name) is str]
+        return [name for name in [own(one, "name") for one in tuple.__iter__(fields)] if type(name) is str]
     return None
 
 
 def _is_excluded(field: object) -> bool:
     # A condition for leaving a field out is the user's code: it is left out without asking.
-    return _own(field, "exclude") is True or _own(field, "exclude_if") is not None
-
-
-# ---- reading classes and instances without running code ----------------------------------------------------
-
-
-def getter(kind: type, name: str) -> Callable[[Any], Any]:
-    """Return what reads attribute *name* as *kind* itself defines it, whatever a subclass has made of it."""
-    return kind.__dict__[name].__get__  # type: ignore[no-any-return]
-
-
-bases_of: Callable[[type], tuple[type, ...]] = getter(type, "__mro__")
-_namespace = getter(type, "__dict__")
-_qualname = getter(type, "__qualname__")
-_module = getter(type, "__module__")
-_module_dict: Callable[[Any], Any] = getter(types.ModuleType, "__dict__")
-
-
-def type_name(kind: type) -> str:
-    """Return "module.QualName", or the name alone of what is built in."""
-    module, name = _module(kind), shorten(_qualname(kind), 200)
-    return name if type(module) is not str or module == "builtins" else f"{shorten(module, 200)}.{name}"
-
-
-def _has(bases: tuple[type, ...], base: object) -> bool:
-    return any(one is base for one in bases)
-
-
-def is_a(value: object, base: object) -> bool:
-    """Do what `isinstance` does, without asking *value* or a metaclass."""
-    return _has(bases_of(type(value)), base)
-
-
-def _class_attribute(bases: tuple[type, ...], name: str) -> Any:
-    """Return the raw attribute *name* of a class with *bases*: a property or descriptor is not called."""
-    for base in bases:
-        found = _namespace(base).get(name)
-        if found is not None:
-            return found
-    return None
-
-
-def _dict_of(bases: tuple[type, ...]) -> Callable[[Any], dict[str, Any]]:
-    """Return what reads the dict of an instance, which is empty if the class has none or hides it."""
-    own = _class_attribute(bases, "__dict__")
-    if type(own) is not types.GetSetDescriptorType:
-        return lambda _: {}
-    read = own.__get__
-    return lambda value: found if type(found := read(value)) is dict else {}
-
-
-def _slot(bases: tuple[type, ...], name: str) -> Callable[[Any], Any] | None:
-    """Return what reads the slot *name*, or `_UNSET` if it has no value; None if there is no such slot."""
-    slot = _class_attribute(bases, name)
-    if type(slot) is not types.MemberDescriptorType:
-        return None
-
-    def read(value: Any) -> Any:
-        try:
-            return slot.__get__(value)
-        except AttributeError:
-            return _UNSET
-
-    return read
-
-
-def _own(value: object, name: str) -> Any:
-    """Return what *value* itself stores under *name*, in a slot or in its dict, or None."""
-    bases = bases_of(type(value))
-    slot = _slot(bases, name)
-    found = slot(value) if slot else _dict_of(bases)(value).get(name)
-    return None if found is _UNSET else found
-
-
-def _loaded(module: str, name: str) -> object:
-    """Return attribute *name* of a module if that has been imported: if there is a value of it, it has."""
-    found = sys.modules.get(module)
-    return _module_dict(found).get(name, _UNSET) if type(found) is types.ModuleType else _UNSET
+    return own(field, "exclude") is True or own(field, "exclude_if") is not None

@@ -1,7 +1,7 @@
 """Facts and records: what the agent's thread tells, and what travels.
 
-A **fact** is told once, at the moment it happens, and never changes: an instance registered, started or finished;
-a span started or ended. A **record** is what the outbox makes of facts and the wire sends. Instance facts travel
+A **fact** is told once, at the moment it happens, and never changes: an instance registered, started, rated or
+finished; a span started or ended. A **record** is what the outbox makes of facts and the wire sends. Instance facts travel
 as they are; the two facts of a span travel together as one `SpanRecord`.
 
 Everything here is a value: small fields, and the user's data as JSON bytes already. Times are integers,
@@ -20,6 +20,9 @@ FinalStatus: TypeAlias = Literal["complete", "failed", "cancelled"]
 
 # What a span weighs beside its data: the tuples, strings and table entries around it. Measured: 650 on CPython 3.11.
 _OVERHEAD = 700
+
+QUALITY = "-quality"
+"""How the keys of qualities end."""
 
 
 class InstanceRegistered(NamedTuple):
@@ -58,6 +61,29 @@ class InstanceFinished(NamedTuple):
     def key(self) -> str:
         """The idempotency key."""
         return self.instance_id + "-finish"
+
+
+class QualityRecorded(NamedTuple):
+    """A run was rated, while it was going on or afterwards.
+
+    *id*: a PFID of its own, so that the same rating given twice is two records, whichever processes gave it.
+    *payload*: a JSON object; None takes back what was recorded under *name*.
+    """
+
+    id: str
+    instance_id: str
+    name: str
+    payload: bytes | None
+
+    @property
+    def key(self) -> str:
+        """The idempotency key."""
+        return self.id + QUALITY
+
+    @property
+    def size(self) -> int:
+        """What it weighs in memory, in bytes."""
+        return _OVERHEAD + len(self.payload or b"")
 
 
 class SpanStarted(NamedTuple):
@@ -143,7 +169,7 @@ class SpanRecord(NamedTuple):
         return self.started.size + (self.ended.size if self.ended else 0)
 
 
-InstanceRecord: TypeAlias = InstanceRegistered | InstanceStarted | InstanceFinished
+InstanceRecord: TypeAlias = InstanceRegistered | InstanceStarted | InstanceFinished | QualityRecorded
 Fact: TypeAlias = InstanceRecord | SpanStarted | SpanEnded
 Record: TypeAlias = InstanceRecord | SpanRecord
 
@@ -187,15 +213,16 @@ class Outcome(NamedTuple):
 class Ledger(NamedTuple):
     """What was created and what became of it. Always `created == delivered + sum(dropped) + pending`.
 
-    Counted are records: three for each run (registered, started, finished) and one for each span, from the
-    moment it starts.
+    Counted are records: three for each run (registered, started, finished), one for each recorded quality, and one
+    for each span, from the moment it starts.
 
     Attributes:
         created: Records that came to be.
         delivered: Records the platform has acknowledged.
         dropped: Records given up, by reason.
         pending: Records waiting or on their way, and spans that are still open.
-        notes: What was delivered but not exactly as recorded, and internal errors, by remark.
+        notes: What was delivered but not exactly as recorded, what a wrong call kept from being recorded, and
+            internal errors, by remark.
     """
 
     created: int = 0

@@ -2,26 +2,34 @@
 
 In: what the code says about its steps (decorating a function notes its type here, on import). Out: the
 `agent_schema_version` object of the register call, built by the sender and not on the caller's thread.
-A schema is a value: the same types give the same external identifier in every process, so two runs of the same
-code share one version on the platform.
+A schema is a value: the same types give the same external identifier in every process, in whatever order modules are
+imported, so two runs of the same code share one version on the platform. So names that only a block has brought up are
+no part of it: which of them a run meets, and when, is chance, and each set of them would be a version. The platform
+takes their spans all the same (API contract sections 7.1 and 13, no. 14).
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
 
+from prefactor_trace import _guard
+from prefactor_trace._types import Signature, note
 from prefactor_trace.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from prefactor_trace.http.models.agent_instance import DataRisk
 
-_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+_ANY_OBJECT: dict[str, Any] = {"type": "object"}
+# Beyond that, what several functions of one type say is too much for anybody to read.
+_FUNCTIONS_KEPT = 8
+# A type that says more is declared without schemas: with hundreds of such a registration would be refused for its size.
+_MOST_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,9 @@ class SpanType:
         title: What people read; the platform shows the name if there is none.
         description: One or two sentences about the step.
         template: Liquid text for the one-line summary; fields are addressed as `inputs.…`, results by name.
-        params_schema: JSON Schema of the payload. Default: any object.
-        result_schema: JSON Schema of the result. Default: any object.
+        params_schema: JSON Schema of the payload. Default: what the signature of the function says that the type
+            decorates; else any object.
+        result_schema: JSON Schema of the result. Default: as for the payload, by the return annotation.
         data_risk: What the step does and with what data (API contract section 7.3), as an object or as
             `prefactor_trace.http.models.DataRisk`. What is left out is `unknown` to the platform.
         envelope: True sends `{name, inputs, metadata, error}` with the payload under `inputs`, as the official
@@ -74,6 +83,210 @@ class SpanType:
     def to_wire(self) -> dict[str, Any]:
         """Return the item of `span_type_schemas` (API contract section 7.1)."""
         params = self.params_schema or _ANY_OBJECT
+        return {
+            "name": self.name,
+            "params_schema": _in_envelope(params) if self.envelope else params,
+            "result_schema": self.result_schema or _ANY_OBJECT,
+            **_words(self),
+        }
+
+    def to_sketch(self) -> dict[str, Any]:
+        """Return what is known without building anything: all of it."""
+        return self.to_wire()
+
+    @property
+    def is_built(self) -> bool:
+        """Whether `to_wire` has nothing left to build."""
+        return True
+
+
+def _words(said: SpanType | Said) -> dict[str, Any]:
+    """Return what is said about a type beside its schemas, as far as anything is."""
+    words = {
+        "title": said.title,
+        "description": said.description,
+        "template": said.template,
+        "data_risk": _whole_risk(said.data_risk),
+    }
+    return {key: value for key, value in words.items() if value is not None}
+
+
+class Said(NamedTuple):
+    """What one decorated function says about its type.
+
+    *has_payload*: its arguments are not what goes in; *has_gaps*: not all of them are; *has_fold*: its items are not
+    what comes out.
+    """
+
+    signature: Signature
+    title: str | None
+    template: str | None
+    data_risk: Mapping[str, Any] | DataRisk | None
+    has_payload: bool
+    has_gaps: bool
+    has_fold: bool
+
+    @property
+    def description(self) -> str | None:
+        """The first line of its docstring."""
+        return self.signature.summary and _writable(self.signature.summary)
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Which function it is; the next one of that name takes its place."""
+        return self.signature.module, self.signature.qualname
+
+
+class DerivedType:
+    """A span type that decorated functions have brought up; what a `SpanType` of its name says goes before.
+
+    Attributes:
+        name: The type's name on the platform.
+        envelope: As in `SpanType`.
+        given: The `SpanType`, if there is one.
+        said: What each function says, ordered by their names.
+    """
+
+    __slots__ = ("_wire", "envelope", "given", "name", "said")
+
+    def __init__(self, name: str, given: SpanType | None, said: tuple[Said, ...]) -> None:
+        self.name = name
+        self.envelope = given is None or given.envelope
+        self.given = given
+        self.said = said
+        self._wire: dict[str, Any] | None = None
+
+    @property
+    def is_built(self) -> bool:
+        """Whether `to_wire` has nothing left to build."""
+        return self._wire is not None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the item of `span_type_schemas`. Builds it the first time, which loads pydantic. Never raises."""
+        if self._wire is None:
+            self._wire = self._build()
+        return self._wire
+
+    def to_sketch(self) -> dict[str, Any]:
+        """Return the same as far as it is known without building: where a schema is missing, any object."""
+        return self._wire or self._item({"params_schema": _ANY_OBJECT, "result_schema": _ANY_OBJECT})
+
+    def _build(self) -> dict[str, Any]:
+        if not self.envelope or len(self.said) > _FUNCTIONS_KEPT:
+            return self.to_sketch()
+        try:
+            described = [each.signature.describe() for each in self.said]
+            params = [
+                _ANY_OBJECT if said.has_payload else _without_required(params) if said.has_gaps else params
+                for said, (params, _) in zip(self.said, described, strict=True)
+            ]
+            results = [
+                _ANY_OBJECT if said.has_fold else result
+                for said, (_, result) in zip(self.said, described, strict=True)
+            ]
+            item = self._item({"params_schema": _either(params), "result_schema": _either(results)})
+            if len(orjson.dumps(item)) <= _MOST_BYTES:
+                return item
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # types of the user's may run code, and it may do anything
+            _guard.logger.debug("the schema of %r cannot be built: %r", self.name, type(error))
+        return self.to_sketch()
+
+    def _item(self, schemas: dict[str, Any]) -> dict[str, Any]:
+        given = self.given
+        if given is not None:
+            own = {name: getattr(given, name) for name in schemas}
+            schemas = {name: own[name] or schemas[name] for name in schemas}
+        if self.envelope:
+            schemas["params_schema"] = _in_envelope(schemas["params_schema"])
+        words: dict[str, Any] = {}
+        for each in reversed(self.said):
+            words.update(_words(each))
+        words = {"title": readable(self.name), **words, **(_words(given) if given else {})}
+        return {"name": self.name, **schemas, **words}
+
+    def joined(self, other: DerivedType) -> DerivedType:
+        """Return what this type is after *other*, of the same name, has been declared; the same if that is no news."""
+        said = {each.origin: each for each in self.said}
+        given = other.given or self.given
+        news = [each for each in other.said if not _is_same(said.get(each.origin), each)]
+        if not news and given is self.given:
+            return self
+        said.update(
+            (each.origin, each) for each in news if each.origin in said or len(said) <= _FUNCTIONS_KEPT
+        )
+        return DerivedType(self.name, given, tuple(said[origin] for origin in sorted(said)))
+
+
+_Type: TypeAlias = "SpanType | DerivedType"
+
+
+def _without_required(params: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if key != "required"}
+
+
+def _is_same(known: Said | None, said: Said) -> bool:
+    return known is not None and known[1:] == said[1:] and known.signature.is_like(said.signature)
+
+
+def _either(schemas: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a schema for what one of *schemas* describes; any object if their definitions contradict each other."""
+    distinct = [each for at, each in enumerate(schemas) if each not in schemas[:at]]
+    if len(distinct) == 1:
+        return distinct[0]
+    definitions: dict[str, Any] = {}
+    for each in distinct:
+        for name, definition in each.get("$defs", {}).items():
+            if definitions.setdefault(name, definition) != definition:
+                return _ANY_OBJECT
+    bare = [{key: value for key, value in each.items() if key != "$defs"} for each in distinct]
+    if _ANY_OBJECT in bare:
+        return _ANY_OBJECT
+    return {"anyOf": bare, **({"$defs": definitions} if definitions else {})}
+
+
+@dataclass(frozen=True)
+class QualityType:
+    """A named kind of rating that a run can be given with `Instance.record_quality`.
+
+    Attributes:
+        name: The kind's name on the platform, such as `verdict`.
+        schema: JSON Schema of the payload, which is always an object. Default: any object.
+        title: What people read; the platform shows the name if there is none.
+        description: One or two sentences about what is rated, and how.
+        template: Liquid text for the one-line summary; fields of the payload are addressed by name.
+        data_risk: What data the payload holds, as in `SpanType`.
+
+    Raises:
+        ConfigurationError: The name is empty, a text is none, or the schema is not a JSON object.
+    """
+
+    name: str
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    title: str | None = None
+    description: str | None = None
+    template: str | None = None
+    data_risk: Mapping[str, Any] | DataRisk | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse here, where it is written, what the platform would refuse with the whole run."""
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigurationError("QualityType: the name must be a text that is not empty")
+        for name in ("title", "description", "template"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigurationError(f"QualityType {self.name!r}: {name} must be a text")
+        if not isinstance(self.schema, dict | None):
+            raise ConfigurationError(f"QualityType {self.name!r}: the schema must be a JSON object")
+        if not _is_risk(self.data_risk):
+            raise ConfigurationError(f"QualityType {self.name!r}: data_risk must be an object of objects")
+        try:
+            orjson.dumps(self.to_wire())
+        except TypeError as error:
+            raise ConfigurationError(f"QualityType {self.name!r} is not JSON: {error}") from None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the item of `quality_schemas` (API contract section 7.4)."""
         optional = {
             "title": self.title,
             "description": self.description,
@@ -82,8 +295,7 @@ class SpanType:
         }
         return {
             "name": self.name,
-            "params_schema": _in_envelope(params) if self.envelope else params,
-            "result_schema": self.result_schema or _ANY_OBJECT,
+            "schema": self.schema or _ANY_OBJECT,
             **{key: value for key, value in optional.items() if value is not None},
         }
 
@@ -111,46 +323,99 @@ def _whole_risk(risk: Mapping[str, Any] | DataRisk | None) -> dict[str, Any] | N
 
 
 def _in_envelope(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Place *params* where the payload is sent; what it refers to inside itself stays what it was."""
+    inputs = dict(_moved(params))
+    definitions = {key: inputs.pop(key) for key in _DEFINITIONS if key in inputs}
     return {
         "type": "object",
         "properties": {
             "name": {"type": "string"},
-            "inputs": params,
+            "inputs": inputs,
             "outputs": _ANY_OBJECT,
             "metadata": _ANY_OBJECT,
             "token_usage": _ANY_OBJECT,
             "error": _ANY_OBJECT,
         },
+        **definitions,
     }
+
+
+_DEFINITIONS = ("$defs", "definitions")
+_STAYS = tuple(f"#/{each}/" for each in _DEFINITIONS)
+_DATA = ("const", "default", "enum", "examples")
+
+
+def _moved(schema: Any) -> Any:
+    """Return *schema* with its references as they are from the envelope's root, where the definitions go."""
+    if isinstance(schema, list):
+        return [_moved(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: value if key in _DATA else _moved(value) for key, value in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#") and not reference.startswith(_STAYS):
+        moved["$ref"] = "#/properties/inputs" + reference[1:]
+    return moved
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The set of span types an instance declares.
+    """The set of span types an instance declares, and the kinds of rating it can be given.
 
     Attributes:
         types: The span types; a later one replaces an earlier one of the same name.
         external_identifier: The version's name on the platform. Default: a hash of the types' content.
+        quality: The kinds of rating; a later one replaces an earlier one of the same name.
     """
 
     types: tuple[SpanType, ...] = ()
     external_identifier: str | None = None
+    quality: tuple[QualityType, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse here what would cost every run its registration. Raises ConfigurationError."""
+        is_right = isinstance(self.quality, (tuple, list))
+        if not is_right or not all(isinstance(each, QualityType) for each in self.quality):
+            raise ConfigurationError("Schema: quality takes a tuple of QualityType")
+        object.__setattr__(self, "quality", tuple(self.quality))
+
+    @property
+    def is_built(self) -> bool:
+        """Whether `to_wire` has nothing left to build."""
+        return all(each.is_built for each in self.types)
 
     def to_json(self) -> bytes:
-        """Return `to_wire` as JSON; made once. Raises TypeError for what is not JSON."""
-        known: bytes | None = self.__dict__.get("_json")
+        """Return as JSON what is known by now: `to_wire` if it is built, else with any object where a schema is missing.
+
+        Each is made once, and nothing is built. Raises TypeError for what is not JSON.
+        """
+        key = "_json" if self.is_built else "_sketch"
+        known: bytes | None = self.__dict__.get(key)
         if known is None:
-            known = self.__dict__["_json"] = orjson.dumps(self.to_wire())
+            known = self.__dict__[key] = orjson.dumps(
+                self._with([each.to_sketch() for each in self._sorted()])
+            )
         return known
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the `agent_schema_version` object of the register call (API contract section 2.2)."""
+        """Return the `agent_schema_version` object of the register call (API contract section 2.2).
+
+        The first time, schemas are derived from type hints: this loads pydantic, and takes its time.
+        """
+        return self._with([each.to_wire() for each in self._sorted()])
+
+    def _sorted(self) -> list[SpanType]:
         # The platform refuses a register without any type, and an agent may have none but ad hoc spans.
         by_name = {each.name: each for each in self.types or (SpanType("span"),)}
-        types = [by_name[name].to_wire() for name in sorted(by_name)]
+        return [by_name[name] for name in sorted(by_name)]
+
+    def _with(self, types: list[dict[str, Any]]) -> dict[str, Any]:
+        quality = {each.name: each.to_wire() for each in sorted(self.quality, key=lambda each: each.name)}
         return {
-            "external_identifier": self.external_identifier or _content_hash(types),
+            "external_identifier": self.external_identifier
+            or _content_hash([*types, {"quality_schemas": quality}] if quality else types),
             "span_type_schemas": types,
+            **({"quality_schemas": list(quality.values())} if quality else {}),
         }
 
 
@@ -159,6 +424,9 @@ class DeclaredSchema:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
+
+    is_built = True
+    """What is written needs no building."""
 
     def to_json(self) -> bytes:
         """Return what was written."""
@@ -178,44 +446,116 @@ def _content_hash(types: list[dict[str, Any]]) -> str:
 
 
 # A program that makes up type names as it runs must not grow the schema, or the memory, without end.
+_DECLARED_KEPT = 1_000
 _AD_HOC_KEPT = 200
 
-_declared: dict[str, SpanType] = {}
+_declared: dict[str, _Type] = {}
 _ad_hoc: dict[str, SpanType] = {}
 _schema = Schema()
 
 
-def of_program(name: str, title: str | None = None, description: str | None = None) -> SpanType:
-    """Make a type of what stands in the program's text. Never raises: what is not writable is escaped."""
-    return SpanType(
-        _writable(name), title=title and _writable(title), description=description and _writable(description)
-    )
+def derived(
+    function: Any,
+    type_: SpanType | str | None,
+    *,
+    title: str | None = None,
+    template: str | None = None,
+    data_risk: Mapping[str, Any] | DataRisk | None = None,
+    has_payload: bool = False,
+    has_gaps: bool = False,
+    has_fold: bool = False,
+) -> DerivedType:
+    """Make a type of a decorated function, which is not kept. Never raises: what is not writable is escaped.
+
+    *type_*: what was given for its type; default: the function's qualified name. *has_payload*,
+    *has_gaps* and *has_fold*: as in `Said`.
+    """
+    signature = note(function)
+    given = type_ if isinstance(type_, SpanType) else None
+    name = given.name if given else _writable(type_ or signature.qualname)  # type: ignore[arg-type] # or a text
+    said = Said(signature, title and _writable(title), template, data_risk, has_payload, has_gaps, has_fold)
+    return DerivedType(name, given, (said,))
+
+
+def of_block(name: str, template: str | None, data_risk: Mapping[str, Any] | DataRisk | None) -> SpanType:
+    """Make a type of what is said about it where a block is opened. Never raises: what is not writable is escaped."""
+    return SpanType(_writable(name), template=template, data_risk=data_risk)
+
+
+def readable(name: str) -> str:
+    """Return a type's name for people: "Search the docs" for `search_the_docs` and for `tool:search-the-docs`."""
+    own = name.rpartition("<locals>.")[2].rpartition(":")[2]
+    words = " ".join(own.translate(_AS_SPACES).split())
+    return words[:1].upper() + words[1:] if words else name
+
+
+_AS_SPACES = str.maketrans(dict.fromkeys("_-./<>", " "))
+
+
+def is_about(template: object, data_risk: object) -> bool:
+    """Say whether these can be declared as a type's template and data risk."""
+    if not isinstance(template, str | None) or not _is_risk(data_risk):
+        return False
+    try:
+        orjson.dumps([template, _whole_risk(data_risk)])  # type: ignore[arg-type] # it is one, as asked above
+    except TypeError:
+        return False
+    return True
 
 
 def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def declare(span_type: SpanType) -> SpanType:
-    """Note a type of this program; instances that start from now on declare it. The last one of a name wins."""
+def declare(span_type: _Type) -> _Type:
+    """Note a type of this program; instances that start from now on declare it.
+
+    Functions of one type each add what they say, and a `SpanType` goes before them; of two, the last one wins.
+    """
+    known = _declared.get(span_type.name)
+    # Asked each time a block of such a type is entered.
+    if known is span_type or (type(known) is DerivedType and known.given is span_type):
+        return span_type
+    if known is None and len(_declared) >= _DECLARED_KEPT:
+        return span_type
+    if type(known) is DerivedType or (known is not None and type(span_type) is DerivedType):
+        span_type = _as_derived(known).joined(_as_derived(span_type))
     _declared[span_type.name] = span_type
     return span_type
 
 
-def by_name(name: str) -> SpanType:
-    """Return the type called *name*; if nobody has declared it, instances that start from now on do."""
+def _as_derived(span_type: _Type) -> DerivedType:
+    return span_type if isinstance(span_type, DerivedType) else DerivedType(span_type.name, span_type, ())
+
+
+def by_name(name: str) -> _Type:
+    """Return the type called *name*, for a block; if nobody has declared it, nobody does."""
     known = _declared.get(name) or _ad_hoc.get(name)
     if known is None:
-        known = of_program(name)
+        known = SpanType(_writable(name))
         if len(_ad_hoc) < _AD_HOC_KEPT:
             _ad_hoc[name] = known
     return known
 
 
-def declared(extra: Iterable[SpanType] = (), external_identifier: str | None = None) -> Schema:
-    """Return the schema of all types declared so far, with *extra* over them."""
+def declared_by(is_wanted: Callable[[tuple[str, str]], bool]) -> tuple[_Type, ...]:
+    """Return the types that functions have brought up of which *is_wanted* says so, by module and qualified name."""
+    return tuple(
+        each
+        for each in _declared.values()
+        if isinstance(each, DerivedType) and any(is_wanted(said.origin) for said in each.said)
+    )
+
+
+def declared(
+    extra: Iterable[SpanType] = (),
+    external_identifier: str | None = None,
+    quality: tuple[QualityType, ...] = (),
+) -> Schema:
+    """Return the schema of all types declared so far, with *extra* over them, and *quality*."""
     global _schema  # noqa: PLW0603 - a cache of one, so that a program of many short runs builds it once
-    types = (*_ad_hoc.values(), *_declared.values(), *extra)
-    if _schema.types != types or _schema.external_identifier != external_identifier:
-        _schema = Schema(types, external_identifier)
+    types: Any = (*_declared.values(), *extra)
+    is_same = _schema.types == types and _schema.quality == quality
+    if not is_same or _schema.external_identifier != external_identifier:
+        _schema = Schema(types, external_identifier, quality)
     return _schema

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _DEFAULT_API_URL = "https://app.prefactorai.com"
+_ON_ERROR = ("log", "raise")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -85,10 +86,28 @@ def _switch(value: object) -> bool:
     raise ValueError("must be true or false")
 
 
+def _redaction(value: object) -> Any:
+    return value if callable(value) else _switch(value)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(one, str) for one in names):
+        raise ValueError("must be names, or one text with commas between them")
+    return tuple(name.strip() for name in names if name.strip())
+
+
 def _level(value: object) -> str:
     word = value.strip().lower() if isinstance(value, str) else ""
     if word not in _LEVELS:
         raise ValueError(f"must be one of {', '.join(_LEVELS)}")
+    return word
+
+
+def _on_error(value: object) -> str:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in _ON_ERROR:
+        raise ValueError(f"must be one of {', '.join(_ON_ERROR)}")
     return word
 
 
@@ -129,10 +148,17 @@ class Settings:
     """Characters kept of each string in a payload. Default as in the official SDK."""
     max_output_length: int = _knob(10_000, "PREFACTOR_MAX_OUTPUT_LENGTH", _count)
     """Characters kept of each string in a result. Default as in the official SDK."""
+    redact: Any = _knob(default=True, env="PREFACTOR_REDACT", parse=_redaction)  # noqa: RUF009 - a field
+    """Whether secrets are taken out of what is recorded; in Python also a callable that has the last word."""
+    redact_keys: tuple[str, ...] = _knob((), "PREFACTOR_REDACT_KEYS", _names)
+    """Names of fields that are secret, besides the built-in ones; "-name" takes one out, "-*" all of them."""
     implicit_instances: bool = _knob(default=False, env="PREFACTOR_IMPLICIT_INSTANCES", parse=_switch)
     """Whether a span outside any instance opens one around itself, instead of running unrecorded."""
     disabled: bool = _knob(default=False, env="PREFACTOR_DISABLED", parse=_switch)
     """Records nothing, sends nothing."""
+    on_error: str = _knob("log", "PREFACTOR_ON_ERROR", _on_error)
+    """What a call that cannot work does, such as `record_quality` of what is not declared: `log` counts and logs it,
+    `raise` raises UsageError. It is never about delivery."""
     # Delivery
     live_after: float = _knob(5.0, "PREFACTOR_LIVE_AFTER", _seconds)
     """Seconds after which a running span is shown before it ends."""

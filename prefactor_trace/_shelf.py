@@ -2,7 +2,8 @@
 
 With a spool, every fact has a **home**: the segment that holds it. So nothing has to be given up for want of memory.
 While the outbox has no room, the facts of a run are **deferred**: they live in their homes alone, and from then on all
-facts of that run are, to keep its order. They come back with `load`, home by home, when there is room again. What was
+facts of that run are, to keep its order. Nothing is remembered of a run that has ended; a quality may be recorded of it
+all the same, and is deferred while anything is. They come back with `load`, home by home, when there is room again. What was
 dropped or delivered is settled; a home of which everything is settled can go.
 
 The registration of a run stays in its home until the run's finish is settled: if this process dies, whoever takes
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefactor_trace._record import InstanceFinished, SpanEnded, identity
+from prefactor_trace._record import InstanceFinished, QualityRecorded, SpanEnded, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,17 +83,25 @@ class Shelf:
             self._homes[fact.id] = (*homes, home)
             return True
         instance_id: str = fact.instance_id  # type: ignore[union-attr] # all others have one
+        is_going_on = type(fact) is not QualityRecorded or self._is_going_on(instance_id)
+        if not is_going_on and self.waiting:
+            has_room = False  # its run may have ended, and be on disk only
         if has_room and instance_id not in self._deferred and instance_id not in self._doomed:
             self._keep(fact, home)
             return True
         if type(fact) is InstanceFinished:
             self._deferred.discard(instance_id)
-        else:
+        elif is_going_on:
             self._deferred.add(instance_id)
         home.deferred += 1
         home.waiting += 1
         self.waiting += 1
         return False
+
+    def _is_going_on(self, instance_id: str) -> bool:
+        """Whether the outbox has a run, and its finish is still to come: that must not overtake what is deferred."""
+        is_here = instance_id in self._pins or instance_id + "-register" in self._homes
+        return is_here and instance_id + "-finish" not in self._homes
 
     def load(self, fact: Fact, home: Home) -> bool:
         """A deferred fact was read from *home*. Return whether the outbox is to have it; False: it has it, or need not."""

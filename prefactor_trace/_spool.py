@@ -16,9 +16,10 @@ import errno
 import itertools
 import os
 import stat
+import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefactor_trace._record import Fact
+    from prefactor_trace._schema import DeclaredSchema
 
 try:
     import fcntl
@@ -156,6 +158,7 @@ class Spool:
         self._segments: list[Segment] = []  # of our own, oldest first
         self._estates: list[Estate] = []
         self._opening = threading.Lock()
+        self._unbuilt: deque[tuple[Segment, InstanceRegistered]] = deque()
         self._retry_at = 0.0
         self.failure: str | None = None
         """Why facts are in memory only, None while they are not."""
@@ -170,6 +173,8 @@ class Spool:
         if pen is None:
             return None
         segment = pen.segment
+        # Asked before it is written: the sender may be building it just now.
+        is_unbuilt = type(fact) is InstanceRegistered and not fact.schema.is_built
         try:
             kind, body = _parts(fact)
         except TypeError:  # a schema that is not JSON: the wire will refuse it
@@ -185,6 +190,8 @@ class Spool:
             return None
         # Two threads may lose a little of it; the limit is a round number.
         segment.size = size = segment.size + written
+        if is_unbuilt:
+            self._unbuilt.append((segment, fact))  # type: ignore[arg-type] # a registration
         if size >= self._segment_bytes:
             self._take_new_pen(pen)
         return segment
@@ -236,6 +243,18 @@ class Spool:
         self.failure = error.strerror or type(error).__name__
 
     # -- the sender ----------------------------------------------------------------------------------------
+
+    def build_schemas(self) -> None:
+        """Build the schemas of runs that were written down before they were built, and write them down as well."""
+        unbuilt: dict[tuple[Segment, int], list[InstanceRegistered]] = {}
+        while self._unbuilt:
+            segment, fact = self._unbuilt.popleft()
+            unbuilt.setdefault((segment, id(fact.schema)), []).append(fact)
+        for (segment, _), facts in unbuilt.items():
+            schema = facts[0].schema
+            schema.to_wire()
+            body = _frames.encode_schema([each.instance_id for each in facts], schema.to_json())
+            self._append(segment, _frames.SCHEMA, body)
 
     def settle(self, settled: Iterable[Settled], renamed: dict[str, str]) -> None:
         """Write down what need not be sent again, and remove the segments that are of no more use.
@@ -354,12 +373,13 @@ class Spool:
 
     def adopt(self, *, only_children: bool = False) -> Iterator[Found]:
         """Take over what dead owners have left, and yield it. Takes nothing over that is not asked for."""
-        parent = os.getpid() if only_children else None
+        own_pid = os.getpid()
         for name in self._folder.owners():
             said, is_alive = self._folder.look_at(name)
             if said is None or is_alive or not self._may_send(said.get("destination")):
                 continue
-            if parent not in (None, said.get("parent")) or (owner := self._folder.claim(name)) is None:
+            is_child = own_pid in (said.get("parent"), said.get("started_by"))
+            if (only_children and not is_child) or (owner := self._folder.claim(name)) is None:
                 continue
             estate = Estate(owner, self._folder)
             self._estates.append(estate)
@@ -556,6 +576,7 @@ class Contents:
         self.dropped: set[str] = set()
         self.announced: set[str] = set()
         self.renamed: dict[str, str] = {}
+        self.schemas: dict[str, DeclaredSchema] = {}
         numbers: set[int] = set()
         is_damaged = False
         for found in _frames.scan(data):
@@ -568,6 +589,9 @@ class Contents:
         self.missing = self.last_number + 1 - len(numbers) if numbers else int(is_damaged)
 
     def _note(self, found: _frames.Frame) -> None:
+        if found.kind == _frames.SCHEMA:
+            with contextlib.suppress(ValueError):
+                self.schemas.update(_frames.decode_schema(found.body))
         if found.kind not in (_frames.SETTLED, _frames.ANNOUNCED):
             return
         try:
@@ -593,6 +617,8 @@ class Contents:
                     fact = _frames.decode(found)
                 except ValueError:
                     continue
+                if isinstance(fact, InstanceRegistered):
+                    fact = fact._replace(schema=self.schemas.get(fact.instance_id, fact.schema))
                 if fact is not None:
                     yield fact
 
@@ -760,6 +786,7 @@ class Folder:
                 "destination": destination,
                 "pid": os.getpid(),
                 "parent": os.getppid(),
+                "started_by": _started_by(),
                 "since": time.time_ns(),
             }
         )
@@ -841,6 +868,13 @@ def _description(fd: int) -> dict[str, object] | None:
     if not isinstance(said, dict) or said.get("format") != _frames.FORMAT_VERSION:
         return None
     return said
+
+
+def _started_by() -> int | None:
+    """Return the process that has started this one by multiprocessing: a fork server is only its midwife."""
+    process = sys.modules.get("multiprocessing.process")
+    parent = None if process is None else process.parent_process()
+    return None if parent is None else parent.pid
 
 
 def _lock(fd: int) -> bool:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import atexit
 import sys
+import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prefactor_trace import _clock, _context, _guard, _ids, _local, _schema, _spool
 from prefactor_trace._capture import Limits as CaptureLimits
 from prefactor_trace._outbox import Limits
+from prefactor_trace._quality import Qualities
+from prefactor_trace._redact import Redactor
 from prefactor_trace._settings import apply_log_level, partition_hint
 from prefactor_trace._worker import Worker
 from prefactor_trace.http._protocol import is_loopback
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """What a tracer tells an instance."""
+    """What a tracer tells an instance, and asks it."""
+
+    thread_id: int
 
     def heard_terminated(self, reason: str | None) -> None: ...
 
@@ -42,7 +47,8 @@ class TracerCore:
     Args:
         settings: All knobs.
         exporter: Where batches go. None: to the destination of the settings, over HTTP.
-        schema: Span types to declare beside those of decorated functions, and the schema version's name.
+        schema: Span types to declare beside those of decorated functions, kinds of rating, and the schema version's
+            name.
         threaded: False sends only inside `flush` and `shutdown`.
     """
 
@@ -55,18 +61,22 @@ class TracerCore:
         threaded: bool = True,
     ) -> None:
         self.settings = settings
-        self.input_limits = CaptureLimits(max_string=settings.max_input_length)
-        self.output_limits = CaptureLimits(max_string=settings.max_output_length)
+        hook = settings.redact if callable(settings.redact) else None
+        redactor = Redactor(settings.redact_keys, hook, is_on=settings.redact is not False)
+        self.input_limits = CaptureLimits(max_string=settings.max_input_length, redact=redactor)
+        self.output_limits = CaptureLimits(max_string=settings.max_output_length, redact=redactor)
         self._extra_schema = schema or _schema.Schema()
+        self.qualities = Qualities(self._extra_schema.quality)
         hint = partition_hint(settings)
         self._partition = _ids.partition_of(hint) if hint else _ids.NO_PARTITION
         self._is_partition_told = False
         self._listeners: weakref.WeakValueDictionary[str, Listener] = weakref.WeakValueDictionary()
         limits = Limits(settings.buffer_bytes, settings.batch_size, settings.batch_delay, settings.live_after)
         self._is_over_http = exporter is None
-        make_exporter = self._http_exporter if exporter is None else lambda: _Unrecorded(exporter)
+        make_exporter = self._http_exporter if exporter is None else lambda: _unrecorded(exporter)
         has_spool = self._is_over_http and settings.spool and _spool.is_possible
         make_spool = self._new_spool if has_spool else None
+        self._is_left_to_parent = False
         self._worker = Worker(limits, make_exporter, self._heard, make_spool=make_spool, threaded=threaded)
         self.put = self._worker.put  # one attribute away: every span calls it twice
         self.wall_ns = _clock.wall_ns
@@ -91,11 +101,37 @@ class TracerCore:
 
     def schema(self) -> Schema:
         """Return the schema that an instance starting now declares."""
-        return _schema.declared(self._extra_schema.types, self._extra_schema.external_identifier)
+        extra = self._extra_schema
+        return _schema.declared(extra.types, extra.external_identifier, extra.quality)
 
     def listen(self, instance_id: str, listener: Listener) -> None:
         """Tell *listener* what the platform says about the instance, for as long as it lives."""
         self._listeners[instance_id] = listener
+
+    def listener(self, instance_id: str) -> Listener | None:
+        """Return who listens about the instance, if anybody does."""
+        return self._listeners.get(instance_id)
+
+    def end_as_child(self) -> None:
+        """Prepare for the end of a process that multiprocessing has started, and that joins a run of its parent.
+
+        Its steps may hang from one that is still open there, and would have to wait for it. With a spool, the parent
+        delivers what is left, as soon as this process has ended; without one, waiting is all that can be done.
+        """
+        self._is_left_to_parent = True
+        util = sys.modules.get("multiprocessing.util")
+        if (
+            util is not None and not self._worker.is_on_disk
+        ):  # such a process may end without running `atexit`
+            util.Finalize(None, self.shutdown, exitpriority=0)
+
+    def show(self, span_id: str) -> None:
+        """Let the platform know of an open span at once: another process is about to hang spans from it."""
+        self._worker.show(span_id)
+
+    def expect_others(self) -> None:
+        """Look for what another process of this machine has left, whenever a run ends: one may be joining it."""
+        self._worker.note_fork()
 
     def viewer_url(self, wire_id: str) -> str | None:
         """Return the run's page in the local platform's viewer; None if records go elsewhere."""
@@ -128,7 +164,8 @@ class TracerCore:
         """Deliver what can be delivered within *timeout* seconds (default: `exit_timeout`) and stop.
 
         Runs and spans that are still open are recorded as failed, error type `Interrupted`. What is recorded
-        afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program.
+        afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program; then the
+        runs that a daemon thread has begun stay open in the spool, for that thread to end or for the next process.
         """
         self._worker.shutdown(self.settings.exit_timeout if timeout is None else timeout)
         if self._worker.is_closed and self in _alive:  # else the end of the program tries again
@@ -156,6 +193,15 @@ class TracerCore:
         return self.shutdown(seconds)  # closed already, this only says what became of it
 
     # -- inside --------------------------------------------------------------------------------------------
+
+    def _runs_elsewhere(self) -> set[str]:
+        """Return the runs that other threads have begun, which may end them yet: daemon threads outlive this."""
+        others = sys._current_frames().keys() - {threading.get_ident()}  # noqa: SLF001 - so it is documented
+        return {key for key, each in list(self._listeners.items()) if each.thread_id in others}
+
+    @property
+    def _may_leave_at_once(self) -> bool:
+        return self._is_left_to_parent and self._worker.is_on_disk
 
     def _http_exporter(self) -> Exporter:
         from prefactor_trace.exporters import HttpExporter
@@ -187,7 +233,7 @@ class _Unrecorded:
         self._exporter = exporter
 
     def export(self, batch: Sequence[Record], /) -> Outcome:
-        token = _context.current.set(_context.silence)
+        token = _context.current.set(_context.nothing)
         try:
             return self._exporter.export(batch)
         finally:
@@ -195,6 +241,20 @@ class _Unrecorded:
 
     def close(self) -> None:
         self._exporter.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exporter, name)  # such as `warm_up`, which not all have
+
+
+def _unrecorded(exporter: Exporter) -> Exporter:
+    """Return *exporter*, unrecorded, under its name: log lines tell it."""
+    kind: type[_Unrecorded] = type(type(exporter).__name__, (_Unrecorded,), {})
+    return kind(exporter)
+
+
+def tracer_of(instance_id: str) -> TracerCore | None:
+    """Return the tracer that a run of this process goes to; None: no such run is going on here."""
+    return next((each for each in list(_alive) if each.listener(instance_id) is not None), None)
 
 
 async def _until(is_done: Callable[[], bool], deadline: float) -> None:
@@ -216,11 +276,11 @@ def _at_exit() -> None:
     """Let all tracers deliver at once, in the time of the most patient one."""
     try:
         deadline = time.monotonic() + max((each.settings.exit_timeout for each in _alive), default=0.0)
-        workers = [each._worker for each in _alive]  # noqa: SLF001 - its own
+        leaving = [each for each in _alive if not each._may_leave_at_once]  # noqa: SLF001 - its own
         if getattr(sys, "last_type", None) is KeyboardInterrupt:
             # Loading modules now would make Python forget that the program was interrupted, and so its exit code.
-            workers = [each for each in workers if not each.may_stay_silent]
-        closed = [each for each in workers if each.close(deadline)]
+            leaving = [each for each in leaving if not each._worker.may_stay_silent]  # noqa: SLF001 - its own
+        closed = [each._worker for each in leaving if each._worker.close(deadline, each._runs_elsewhere)]  # noqa: SLF001 - its own
         for worker in closed:
             worker.wait_and_abandon(deadline)
     except Exception:  # the program's end is not ours to disturb

@@ -4,8 +4,8 @@ Pure: a generator that yields requests, is sent answers, and returns an `Outcome
 clocks or threads, so every behaviour of a server can be tested with plain values. All that is uncertain about the
 Prefactor API lives in this file; section numbers refer to the API contract.
 
-Instance calls go one by one, spans in bulk. Within a batch all registers come first, then starts, spans and
-finishes: each instance keeps its order, and many small runs still share one bulk request. A record counts as
+Instance calls go one by one, spans in bulk. Within a batch all registers come first, then starts, spans, qualities
+and finishes: each instance keeps its order, and many small runs still share one bulk request. A record counts as
 delivered only if a 2xx with a JSON object names it, or a 409 says that its instance or span is past it already.
 
 Every answer is one of three things: a success (its JSON object), a refusal (`_Refusal`: the record is dropped
@@ -28,6 +28,7 @@ from prefactor_trace._record import (
     InstanceRegistered,
     InstanceStarted,
     Outcome,
+    QualityRecorded,
     SpanRecord,
 )
 from prefactor_trace.http._protocol import Meaning, meaning_of_code, meaning_of_status, retry_after_seconds
@@ -50,6 +51,7 @@ _TIMES_ASKED = 3
 _RENAMED_KEPT = 50_000
 _UNNAMED = "-unnamed"  # another body needs another key
 NOT_SENDABLE = "not sendable: it cannot be written as JSON"
+NOT_ALLOWED = "refused: this token may not record quality"
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC; without saying so it is written without an offset
 
 
@@ -93,6 +95,7 @@ class Learned:
             longest is forgotten.
         bulk: Whether the platform takes spans in bulk.
         times_asked: How often the platform has been asked for the partition.
+        is_accepted: Whether the token was good the last time: something was taken under it.
     """
 
     def __init__(self) -> None:
@@ -100,6 +103,7 @@ class Learned:
         self.times_asked = 0
         self.renamed: dict[str, str] = {}
         self.bulk = True
+        self.is_accepted = False
 
     def wire_id(self, our_id: str) -> str:
         """Return the id under which the platform knows *our_id*."""
@@ -156,6 +160,10 @@ class _TroubleError(Exception):
         self.blames_batch = blames_batch
 
 
+class _UnauthorizedError(_TroubleError):
+    """The platform did not take the token."""
+
+
 _Reply: TypeAlias = "dict[str, Any] | _Refusal"
 _Exchange: TypeAlias = Generator[Request, Answer, _Reply]
 _Steps: TypeAlias = Generator[Request, Answer, None]
@@ -177,6 +185,9 @@ class _Delivery:
         self._renamed: dict[str, str] = {}
         self._parents = {each.id: each.started.parent_id for each in batch if type(each) is SpanRecord}
         self._lost: set[str] = set()  # spans refused: their children hang from the next span above
+        self._early: set[str] = (
+            set()
+        )  # spans refused, perhaps as too early: their children go when that is decided
 
     def run(self) -> Conversation:
         trouble: _TroubleError | None = None
@@ -188,10 +199,14 @@ class _Delivery:
             for record in self._of(InstanceStarted):
                 yield from self._start(record)
             yield from self._spans()
+            for record in self._of(QualityRecorded):
+                yield from self._rate(record)
             for record in self._of(InstanceFinished):
                 yield from self._finish(record)
         except _TroubleError as error:
             trouble = error
+        if self._delivered or isinstance(trouble, _UnauthorizedError):
+            self._learned.is_accepted = not isinstance(trouble, _UnauthorizedError)
         return Outcome(
             delivered=frozenset(self._delivered),
             refused=self._refused,
@@ -283,6 +298,22 @@ class _Delivery:
                 self._notes.append("instance finished as failed: the platform refused cancelled")
         self._settle(record, reply)
 
+    def _rate(self, record: QualityRecorded) -> _Steps:
+        try:
+            reply = yield from self._instance_call(record, "record_quality", quality_body(record))
+        except _UnauthorizedError as error:
+            # Deployment tokens may do all but this (section 1.3); it must not keep what they may do from leaving.
+            if not self._delivered and not self._learned.is_accepted:
+                raise
+            reply = _Refusal(Meaning.UNAUTHORIZED, NOT_ALLOWED, str(error))
+        if not isinstance(reply, _Refusal):
+            self._delivered.add(record.key)
+            return
+        # A conflict is a refusal here: the platform holds something else, or rates no runs in this state.
+        self._refuse(record, reply)
+        if reply.meaning is not Meaning.NOT_FOUND:  # then it is about the rating, and the run is known
+            self._unknown.discard(record.key)
+
     def _instance_call(
         self, record: InstanceRecord, verb: str, body: dict[str, Any], key_suffix: str = ""
     ) -> _Exchange:
@@ -313,7 +344,7 @@ class _Delivery:
         yield from self._create_all(creates)
 
     def _create_all(self, records: list[SpanRecord]) -> _Steps:
-        while records:
+        while records := [each for each in records if not self._is_below_early(each)]:
             if len(records) == 1 or not self._learned.bulk:
                 yield from self._create(records[0])
                 records = records[1:]
@@ -367,6 +398,8 @@ class _Delivery:
             code = output.get("code")
             if output.get("status") != "error" and self._is_about(record, output.get("details")):
                 self._take_created(record, output)
+            elif self._is_below_early(record):  # some go on after an error
+                continue
             elif output.get("status") == "error" and meaning_of_code(code) in (*_FINAL, Meaning.NOT_FOUND):
                 meaning = meaning_of_code(code)
                 self._refuse_created(record, _Refusal(meaning, f"refused: {code}", _words(output)))
@@ -375,6 +408,8 @@ class _Delivery:
         return []
 
     def _create(self, record: SpanRecord) -> _Steps:
+        if self._is_below_early(record):
+            return
         body = {"details": self._details(record), "idempotency_key": record.key}
         reply = yield from self._post("agent_spans", body)
         if isinstance(reply, _Refusal):
@@ -402,7 +437,20 @@ class _Delivery:
 
     def _refuse_created(self, record: SpanRecord, refusal: _Refusal) -> None:
         self._refuse(record, refusal)
-        self._lost.add(record.id)
+        parent = record.started.parent_id
+        # Its run, or the span above it, may be another process's, and not known yet.
+        hangs_elsewhere = parent is not None and parent not in self._parents
+        is_early = refusal.meaning is Meaning.NOT_FOUND or (
+            refusal.meaning is Meaning.INVALID and hangs_elsewhere
+        )
+        (self._early if is_early else self._lost).add(record.id)
+
+    def _is_below_early(self, record: SpanRecord) -> bool:
+        """Whether *record* hangs from a span that may still be taken, so that it must not hang from another one now."""
+        is_below = record.started.parent_id in self._early
+        if is_below:
+            self._early.add(record.id)
+        return is_below
 
     def _finish_span(self, record: SpanRecord) -> _Steps:
         body = span_end(record)
@@ -507,7 +555,21 @@ def span_details(record: SpanRecord, learned: Learned, parent_id: str | None) ->
         result = ended.error or ended.result
         if result is not None:
             details["result_payload"] = orjson.Fragment(result)
+    if _is_sensitive(started.payload, ended):
+        details["sensitive_encoding"] = True
     return details
+
+
+# As a mark in an annotation makes them. In text the quotes would be escaped, so nothing else looks like this.
+_WRAPPER = b'{"$sensitive":"'
+
+
+def _is_sensitive(payload: bytes | None, ended: SpanEnded | None) -> bool:
+    """Say whether values are wrapped as sensitive ones (section 3.8): the platform reads wrappers only if told."""
+    parts = (
+        (payload,) if ended is None else (payload, ended.result, ended.error, ended.metadata, ended.payload)
+    )
+    return any(part is not None and _WRAPPER in part for part in parts)
 
 
 def _payload(record: SpanRecord) -> dict[str, Any] | orjson.Fragment:
@@ -531,6 +593,12 @@ def _payload(record: SpanRecord) -> dict[str, Any] | orjson.Fragment:
     return envelope
 
 
+def quality_body(record: QualityRecorded) -> dict[str, Any]:
+    """Return the body of a record_quality call (section 2.7), without key. The payload null removes the name."""
+    payload = None if record.payload is None else orjson.Fragment(record.payload)
+    return {"name": record.name, "payload": payload}
+
+
 def span_end(record: SpanRecord) -> dict[str, Any]:
     """Return the body of an announced span's finish call (section 3.5), without key."""
     ended = record.ended
@@ -539,6 +607,8 @@ def span_end(record: SpanRecord) -> dict[str, Any]:
     result = _late_result(ended, envelope=record.started.envelope)
     if result is not None:
         body["result_payload"] = orjson.Fragment(result)
+    if _is_sensitive(None, ended):
+        body["sensitive_encoding"] = True
     return body
 
 
@@ -578,11 +648,10 @@ def item_of(record: Record) -> dict[str, Any]:
             ids = {"agent_span_id": record.id, "idempotency_key": record.key}
             return {"_type": "agent_spans/finish", **ids, **span_end(record)}
         return bulk_item(record, span_details(record, Learned(), record.started.parent_id))
-    item = {
-        "agent_instance_id": record.instance_id,
-        "idempotency_key": record.key,
-        "timestamp": iso(record.at),
-    }
+    item = {"agent_instance_id": record.instance_id, "idempotency_key": record.key}
+    if isinstance(record, QualityRecorded):
+        return {"_type": "agent_instances/record_quality", **item, **quality_body(record)}
+    item["timestamp"] = iso(record.at)
     if isinstance(record, InstanceFinished):
         return {"_type": "agent_instances/finish", **item, "status": record.status}
     return {"_type": "agent_instances/start", **item}
@@ -625,7 +694,7 @@ def _judge(answer: Answer) -> _Reply:
         return body
     if meaning is Meaning.UNAUTHORIZED:
         why = f"the platform refused the token ({status}); check PREFACTOR_API_TOKEN"
-        raise _TroubleError(why, retry_after=_UNAUTHORIZED_PAUSE_SECONDS)
+        raise _UnauthorizedError(why, retry_after=_UNAUTHORIZED_PAUSE_SECONDS)
     if meaning is Meaning.TRANSIENT:
         wait = retry_after_seconds(answer.retry_after, answer.received_at)
         # A server that is merely overloaded says so by 429 or 503.

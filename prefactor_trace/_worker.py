@@ -25,7 +25,16 @@ import orjson
 
 from prefactor_trace import _guard, _ids
 from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
-from prefactor_trace._record import InstanceFinished, Ledger, Outcome, SpanEnded, SpanRecord, SpanStarted
+from prefactor_trace._record import (
+    QUALITY,
+    InstanceFinished,
+    Ledger,
+    Outcome,
+    QualityRecorded,
+    SpanEnded,
+    SpanRecord,
+    SpanStarted,
+)
 from prefactor_trace._shelf import Shelf
 from prefactor_trace._wire import line_of
 
@@ -53,6 +62,7 @@ _LOCK_SECONDS = 0.5
 # After a thread could not be started, recording goes on and the next try waits.
 _THREAD_RETRY_SECONDS = 5.0
 _AFTER_ERROR_SECONDS = 1.0
+_WARM_SECONDS = 1.0
 # With a spool, so much is in memory at most: room for a burst while the platform takes records, little in an outage,
 # so that what is new afterwards need not queue behind all the rest. What comes back from disk fills as much as that.
 _ROOM_BYTES = 24 * 1024 * 1024
@@ -124,6 +134,7 @@ class Worker:
         self._outbox = Outbox(self._limits, reports=self._spool is not None)
         self._exporter = self._make_exporter()
         self._inbox: deque[tuple[Fact, Home | None]] = deque()
+        self._to_show: deque[str] = deque()
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
         self._sending = threading.Lock()
@@ -131,6 +142,7 @@ class Worker:
         self._bell = _Bell()
         self._asleep = False
         self._thread: threading.Thread | None = None
+        self._is_warm = threading.Event()
         self._starting = threading.Lock()
         self._thread_retry_at = 0.0
         self._stop_at: float | None = None
@@ -148,9 +160,20 @@ class Worker:
             self._spool.forget()
         self._begin()
 
+    def prepare_for_fork(self) -> None:
+        """Let the sender finish what it is importing: a child would have half a module for good."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            self._is_warm.wait(_WARM_SECONDS)
+
     def note_fork(self) -> None:
-        """There is a child now, which may record into runs of ours."""
+        """There is a child now, or another process that was told of a run, which may record into runs of ours."""
         self._has_forked = True
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether all that is put is on disk, so that another process can deliver it."""
+        return self._spool is not None and not self._spool.failure
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -173,6 +196,11 @@ class Worker:
         if self._thread is None and self._threaded:
             self._start_thread()
 
+    def show(self, span_id: str) -> None:
+        """Announce an open span without delay. Never waits for anybody."""
+        self._to_show.append(span_id)
+        self._bell.ring()
+
     def _carry_over(self) -> None:
         if self._lock.acquire(blocking=False):
             try:
@@ -189,12 +217,19 @@ class Worker:
         while inbox:
             fact, home = inbox.popleft()
             has_room = self._stop_at is None and outbox.size < room
-            if home is None or admit(fact, home, has_room=has_room):
+            if (
+                home is None
+                or admit(fact, home, has_room=has_room)
+                # Only its beginning could not be written.
+                or (type(fact) is SpanEnded and outbox.holds(fact.id))
+            ):
                 outbox.put(fact, now)
             elif type(fact) is InstanceFinished:
                 outbox.leave(fact.instance_id)
             if self._has_forked and type(fact) is InstanceFinished:
                 self._adopt_at = 0.0  # a child may have left something of this run
+        while self._to_show:
+            outbox.show(self._to_show.popleft())
 
     def _start_thread(self) -> None:
         if (
@@ -313,10 +348,16 @@ class Worker:
         self._drive(deadline, lambda: self._stopped)
         self.abandon()
 
-    def close(self, deadline: float) -> bool:
+    def close(self, deadline: float, left_open: Callable[[], set[str]] = set) -> bool:
         """Take nothing more, and let everything leave until *deadline* (monotonic).
 
-        False: it was closed before, or cannot be closed just now, from within a signal handler.
+        Args:
+            deadline: When whatever has not left is given up.
+            left_open: Says which runs may still be ended by somebody. If they are on disk, they are left as they
+                are, for the next process.
+
+        Returns:
+            False: It was closed before, or cannot be closed just now, from within a signal handler.
         """
         if self.is_closed or threading.current_thread() is self._thread:
             return False
@@ -324,8 +365,11 @@ class Worker:
             if not mine:
                 return False
             self._carry_over_locked()
-            # Of these runs a part is on disk, and whoever brings it will end them.
-            self._outbox.close(time.monotonic(), time.time_ns(), but=self._shelf.deferred | self._half_here)
+            # Of these runs a part is on disk, or will be, and whoever brings it will end them.
+            elsewhere = self._shelf.deferred | self._half_here
+            if self.is_on_disk:
+                elsewhere |= left_open()  # only now: what is known of a run has been carried over
+            self._outbox.close(time.monotonic(), time.time_ns(), but=elsewhere)
             if self._reading is not None and self._reading.segment is None:
                 self._reading = None  # what others have left is not worth waiting for
             self._adopt_at = 0.0
@@ -413,6 +457,7 @@ class Worker:
     def _run(self) -> None:
         with contextlib.suppress(Exception):  # if it fails, so will the first batch, and say why
             getattr(self._exporter, "warm_up", _nothing)()
+        self._is_warm.set()
         while True:
             try:
                 pause = self._step(threading.TIMEOUT_MAX)
@@ -522,6 +567,7 @@ class Worker:
 
     def _tend(self, spool: Spool) -> bool:
         """Bring back from disk what there is room for. Return whether anything came."""
+        spool.build_schemas()
         self._note_quiet(spool)
         self._keep_quota(spool)
         outbox = self._outbox
@@ -554,11 +600,17 @@ class Worker:
         for segment, records, lost in spool.sacrifice():
             with self._lock:
                 # What is in memory is not lost with the file; but half a run is of no use.
-                instances = {instance_id for key, instance_id in records if key not in self._shelf}
+                instances = {
+                    instance_id
+                    for key, instance_id in records
+                    if key not in self._shelf and not key.endswith(QUALITY)  # without which a run is whole
+                }
                 self._shelf.give_up(segment, "quota", instances, forget=True)
                 for instance_id in instances:
                     self._outbox.bury(instance_id, "quota")
                 self._shelf.dropped["quota"] += lost
+                if not spool.has_deferred:
+                    self._shelf.undefer()
 
     def _next_reading(self, spool: Spool) -> _Reading | None:
         now = time.monotonic()
@@ -593,7 +645,7 @@ class Worker:
         take = self._shelf.load if reading.segment is not None else self._shelf.adopt
         if not take(fact, segment):
             return
-        if not isinstance(fact, SpanEnded):
+        if not isinstance(fact, (SpanEnded, QualityRecorded)):
             self._half_here.add(fact.instance_id)
         if found.is_suspect:
             self._outbox.suspect(fact.id)  # type: ignore[union-attr] # a span
@@ -668,6 +720,11 @@ _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 _inherited: list[Any] = []
 
 
+def _before() -> None:
+    for worker in list(_workers):
+        worker.prepare_for_fork()
+
+
 def _after_in_parent() -> None:
     for worker in list(_workers):
         worker.note_fork()
@@ -679,4 +736,4 @@ def _begin_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child, after_in_parent=_after_in_parent)
+    os.register_at_fork(before=_before, after_in_child=_begin_in_child, after_in_parent=_after_in_parent)

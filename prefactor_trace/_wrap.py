@@ -4,152 +4,202 @@ Plain closures: they keep `inspect`, pickling and binding intact and cost the le
 function runs in the caller's task; its exceptions pass with one frame of ours in the traceback. Between two yields
 of a generator the consumer's context is the consumer's own: what is current in the generator (its scope, or a block
 it has entered) is put in place while it runs, and taken away when it yields.
+
+Each wrapper gets the parameters of its function in place of `*args, **kwargs`, and its globals, see `_parameters`. What
+the wrappers need of us they take from the module `_context`, which they hold as `ours`: so `cloudpickle` can send a
+wrapped function by value.
+
+What can be told apart after all: the frame and code of a generator or coroutine object (`gi_frame`, `cr_code`, ...)
+are the wrapper's, and `gi_yieldfrom` is None. A recursive function reaches the recursion limit in half the depth.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import types
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from prefactor_trace._context import Scope, current, leave
-from prefactor_trace._ending import ending_of
+from prefactor_trace import _context
+from prefactor_trace._parameters import adopt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
+    from prefactor_trace._context import Scope
+
     Open: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Scope | None]
+
+__all__ = ["Open", "opener_of", "wrap"]
 
 
 def wrap(function: Any, open_scope: Open) -> Any:
-    """Return *function* with a scope around each call. *open_scope*: takes the arguments; None records nothing."""
-    if isinstance(function, (classmethod, staticmethod)):
-        return type(function)(wrap(function.__func__, open_scope))
-    if isinstance(function, property):
-        wrapped = None if function.fget is None else wrap(function.fget, open_scope)
-        return property(wrapped, function.fset, function.fdel, function.__doc__)
-    if inspect.isasyncgenfunction(function):
+    """Return a function with a scope around each call of *function*, anything that can be called.
+
+    A plain function that returns a coroutine or a generator is over when it has returned it. *open_scope*: takes
+    the arguments; None records nothing.
+    """
+    if _is(inspect.isasyncgenfunction, function):
         return _async_generator(function, open_scope)
-    if inspect.iscoroutinefunction(function):
+    if _is(inspect.iscoroutinefunction, function):
         return _coroutine(function, open_scope)
-    if inspect.isgeneratorfunction(function):
-        return _generator(function, open_scope)
+    if _is(inspect.isgeneratorfunction, function):
+        code = getattr(function, "__code__", None)
+        if code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
+            # What it yields is for the event loop, not for a consumer.
+            return types.coroutine(_generator(function, open_scope, has_items=False))
+        return _generator(function, open_scope, has_items=True)
     return _function(function, open_scope)
 
 
-def _function(function: Callable[..., Any], open_scope: Open) -> Any:
+def is_stream(function: Any) -> bool:
+    """Say whether *function* yields items to a consumer."""
+    return _is(inspect.isasyncgenfunction, function) or _is(inspect.isgeneratorfunction, function)
+
+
+def opener_of(function: Any) -> Open | None:
+    """Return the *open_scope* that *function*, a Python function, was wrapped with; None if it was not."""
+    if function.__code__.co_filename != _FILE:
+        return None
+    free = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+    return next((cell.cell_contents for name, cell in free if name.rstrip("_") == "open_scope"), None)
+
+
+def _is(kind: Callable[[Any], bool], function: Any) -> bool:
+    """Say whether a call of *function* is a call of that *kind*: its own, or its type's `__call__`."""
+    try:
+        return kind(function) or kind(getattr(type(function), "__call__", None))  # noqa: B004 - not asking whether
+    except Exception:  # an object may answer to the questions of `inspect` with anything
+        return False
+
+
+def _function(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         scope = open_scope(args, kwargs)
         if scope is None:
             return function(*args, **kwargs)
-        token = current.set(scope)
+        token = ours.current.set(scope)
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
-            current.reset(token)
+            ours.current.reset(token)
             scope.raised(error)
             raise
-        current.reset(token)
+        ours.current.reset(token)
         scope.returned(result)
         return result
 
-    return wrapper
+    return adopt(wrapper, function)
 
 
-def _coroutine(function: Callable[..., Any], open_scope: Open) -> Any:
+def _coroutine(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         scope = open_scope(args, kwargs)
         if scope is None:
             return await function(*args, **kwargs)
-        token = current.set(scope)
+        token = ours.current.set(scope)
         try:
             result = await function(*args, **kwargs)
         except BaseException as error:
-            leave(token, scope)
+            ours.leave(token, scope)
             scope.raised(error)
             raise
-        leave(token, scope)
+        ours.leave(token, scope)
         scope.returned(result)
         return result
 
-    return wrapper
+    return adopt(wrapper, function)
 
 
-def _generator(function: Callable[..., Any], open_scope: Open) -> Any:
+def _generator(
+    function: Callable[..., Any], open_scope: Open, *, has_items: bool, ours: Any = _context
+) -> Any:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         scope = open_scope(args, kwargs)
         if scope is None:
-            return (yield from function(*args, **kwargs))
-        inside, items, value, is_left = scope, 0, None, False
-        try:
             generator = function(*args, **kwargs)
-            step = generator.send
+            del args, kwargs
+            return (yield from generator)
+        # What goes through, on its way: in a variable this frame would keep it alive while it waits.
+        passing: list[Any] = [None]
+        current, inside, items, is_left = ours.current, scope, 0, False
+        try:
+            take = scope.stream() if has_items else ours.let_pass
+            generator = function(*args, **kwargs)
+            del args, kwargs  # it may live long and let go of them early
+            send = step = generator.send
             while True:
                 token = current.set(inside)
                 try:
-                    item = step(value)
+                    passing.append(step(passing.pop()))
                 finally:
                     inside = current.get()
-                    leave(token, inside)
+                    current.reset(token)
                 items += 1
+                take(passing[0])
                 try:
-                    step, value = generator.send, (yield item)
+                    passing.append((yield passing.pop()))
+                    step, is_left = send, False
                 except BaseException as error:
-                    step, value, is_left = generator.throw, error, type(error) is GeneratorExit
+                    passing.append(ours.as_thrown(error))
+                    step, is_left = generator.throw, ours.is_exit(error)
         except StopIteration as stop:
-            scope.abandoned(items) if is_left else scope.returned(stop.value, items)
+            scope.abandoned(items) if is_left else scope.returned(stop.value)
             return stop.value
-        except GeneratorExit:
-            scope.abandoned(items)
-            raise
         except BaseException as error:
-            scope.raised(error)
+            scope.abandoned(items) if ours.is_exit(error) else scope.raised(error)
             raise
-        finally:
-            value = None
 
-    return wrapper
+    return adopt(wrapper, function)
 
 
-def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:
+def _async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:  # noqa: PLR0915 - its flow is one
     @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:  # noqa: PLR0915
         # There is no `yield from` here, so an unrecorded call takes the same way with a scope that does nothing.
-        scope = open_scope(args, kwargs) or _NOTHING
-        inside = current.get() if scope is _NOTHING else scope
-        items, thrown = 0, None
+        scope = open_scope(args, kwargs) or ours.nothing
+        inside = ours.current.get() if scope is ours.nothing else scope
+        passing: list[Any] = [None]
+        current, items, thrown, is_left = ours.current, 0, None, False
         try:
+            take = scope.stream()
             generator = function(*args, **kwargs)
+            del args, kwargs
             step = generator.__anext__()
             while True:
                 token = current.set(inside)
                 try:
-                    item = await step
+                    passing[0] = await step
                 finally:
-                    inside = current.get()
-                    leave(token, inside)
+                    step, inside = None, current.get()
+                    ours.leave(token, inside)
                 items += 1
+                take(passing[0])
                 try:
-                    step = generator.asend((yield item))
-                except GeneratorExit:
-                    raise
+                    step, is_left = generator.asend((yield passing.pop())), False
+                    passing.append(None)
                 except BaseException as error:
-                    step, thrown = generator.athrow(error), error
+                    is_left = ours.is_exit(error)
+                    # A loop that ends closes all generators at once, ours and the one inside.
+                    if is_left and (generator.ag_running or generator.ag_frame is None):
+                        raise
+                    step, thrown = generator.athrow(ours.as_thrown(error)), error
+                    passing.append(None)
         except StopAsyncIteration:
-            scope.returned(None, items)
+            scope.abandoned(items) if is_left else scope.returned(None)
         except GeneratorExit:
             try:
-                token = current.set(inside)
+                token = ours.current.set(inside)
                 try:
                     # Closed while it was waiting itself, CPython has not told it, and refuses to close it now;
                     # it hears when it is collected.
                     if not generator.ag_running:
                         await generator.aclose()
                 finally:
-                    leave(token, current.get())
+                    ours.leave(token, ours.current.get())
             except BaseException as error:
                 scope.raised(error)
                 raise
@@ -158,7 +208,7 @@ def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:
         except BaseException as error:
             # A task is cancelled where it waits, never at a yield: there it is a loop that ends and closes the
             # generators which their consumers have left.
-            if error is thrown and ending_of(error) == "cancelled":
+            if error is thrown and ours.is_cancellation(error):
                 scope.abandoned(items)
             else:
                 scope.raised(error)
@@ -166,20 +216,7 @@ def _async_generator(function: Callable[..., Any], open_scope: Open) -> Any:
         finally:
             thrown = None  # else this frame and the exception would keep each other
 
-    return wrapper
+    return adopt(wrapper, function)
 
 
-class _Nothing(Scope):
-    """Stands for "not recorded"."""
-
-    def returned(self, result: object, items: int | None = None) -> None:
-        pass
-
-    def raised(self, error: BaseException) -> None:
-        pass
-
-    def abandoned(self, items: int) -> None:
-        pass
-
-
-_NOTHING = _Nothing()
+_FILE = wrap.__code__.co_filename

@@ -1,4 +1,4 @@
-"""The command line: `prefactor-trace serve`, `doctor`, `spool ...` and `--version`.
+"""The command line: `prefactor-trace serve`, `run`, `doctor`, `schema`, `spool ...` and `--version`.
 
 Importing this needs nothing but the standard library; what the commands need comes with the extra `local`, and who
 has not installed it is told how to.
@@ -7,11 +7,14 @@ has not installed it is told how to.
 
 import dataclasses
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from prefactor_trace import _doctor, _inventory, _local
+import orjson
+
+from prefactor_trace import _doctor, _inventory, _local, _program
 from prefactor_trace._settings import Settings, resolve
 from prefactor_trace._tracer import TracerCore
 from prefactor_trace._version import __version__
@@ -95,6 +98,19 @@ def _application(settings: Settings) -> "typer.Typer":
     def run() -> None:
         """Stand in the list of commands; `main` has gone another way already."""
 
+    @application.command()
+    def schema(
+        target: Annotated[
+            str, typer.Argument(help="A module or a file, and a name in it: package.module, agent.py:search.")
+        ],
+        *,
+        pretty: Annotated[
+            bool | None, typer.Option("--pretty/--compact", help="Default: pretty on a terminal.")
+        ] = None,
+    ) -> None:
+        """Write what a run declares, as JSON: all types of a module, or those of one function, class or schema."""
+        _write_schema(target, pretty)
+
     spool = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     application.add_typer(spool, name="spool", help="What waits on this machine to be delivered.")
 
@@ -125,6 +141,20 @@ def _application(settings: Settings) -> "typer.Typer":
         typer.echo(f"{_inventory.purge(settings.spool_dir):,} bytes removed")
 
     return application
+
+
+def _write_schema(target: str, pretty: bool | None) -> None:
+    is_pretty = sys.stdout.isatty() if pretty is None else pretty
+    # Whatever the program writes as it is imported, or as it ends, goes beside the JSON.
+    with os.fdopen(os.dup(1), "wb") as output:
+        sys.stdout.flush()
+        os.dup2(2, 1)
+        try:
+            wire = _program.schema_of(target).to_wire()
+        except ConfigurationError as error:
+            sys.exit(str(error))
+        options = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if is_pretty else 0)
+        output.write(orjson.dumps(wire, option=options))
 
 
 def _list_spool(settings: Settings) -> None:

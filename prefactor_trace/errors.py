@@ -2,7 +2,8 @@
 
 PrefactorTraceError
 ├── ConfigurationError    a wrong setting; raised by `configure`, never later
-└── InstanceTerminated    the platform has stopped this run
+├── InstanceTerminated    the platform has stopped this run
+└── UsageError            a call that cannot work; raised only with `configure(on_error="raise")`
 
 Nothing else of ours reaches the agent: what goes wrong while recording or sending is counted in the ledger
 and logged once.
@@ -10,7 +11,7 @@ and logged once.
 
 from __future__ import annotations
 
-__all__ = ["ConfigurationError", "InstanceTerminated", "PrefactorTraceError"]
+__all__ = ["ConfigurationError", "InstanceTerminated", "PrefactorTraceError", "UsageError"]
 
 
 class PrefactorTraceError(Exception):
@@ -40,3 +41,11 @@ class InstanceTerminated(PrefactorTraceError):
     def __str__(self) -> str:
         why = f": {self.reason}" if self.reason else ""
         return f"instance {self.instance_id} was terminated by the platform{why}"
+
+
+class UsageError(PrefactorTraceError, ValueError):
+    """A call of ours that cannot work, such as a quality that is not declared. The message says what to do.
+
+    Raised only with `configure(on_error="raise")`, where the call stands; otherwise it is counted in the ledger's
+    notes and logged. It is never about delivery, or about anything the platform says.
+    """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import threading
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -13,23 +14,28 @@ import orjson
 from prefactor_trace import _guard, _ids
 from prefactor_trace._capture import trimmed
 from prefactor_trace._context import Block, Scope, current
+from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
-from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted
+from prefactor_trace._quality import Mistake, Rating
+from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted, QualityRecorded
 from prefactor_trace._version import __version__
-from prefactor_trace._wrap import wrap
-from prefactor_trace.errors import InstanceTerminated
+from prefactor_trace._worker import HEAVY
+from prefactor_trace.errors import ConfigurationError, InstanceTerminated, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prefactor_trace._decorate import Decorated
     from prefactor_trace._record import FinalStatus
     from prefactor_trace._tracer import TracerCore
+    from prefactor_trace._wrap import Open
 
 __all__ = ["Instance", "InstanceBlock", "Purpose", "current_instance"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound="Decorated")
 Purpose: TypeAlias = Literal["live", "smoke_test", "eval"]
 InstanceStatus: TypeAlias = Literal["pending", "active", "complete", "failed", "cancelled", "terminated"]
+_NOBODY = -1  # no process has this id
 
 
 class Instance(Scope):
@@ -40,6 +46,7 @@ class Instance(Scope):
         recording: False if the run is not recorded: sampled out, or tracing is disabled.
         started_at_ns: When it began: nanoseconds since the epoch; 0 before.
         clock: What `ticks_ns` said then. All times of the run are counted from there (see `_clock`).
+        thread_id: The thread that began it.
         is_terminated: Whether the platform has terminated the run.
     """
 
@@ -62,6 +69,7 @@ class Instance(Scope):
         "put",
         "recording",
         "started_at_ns",
+        "thread_id",
         "ticks_ns",
         "wire_id",
     )
@@ -84,6 +92,7 @@ class Instance(Scope):
         self._status: InstanceStatus = "pending"
         self.started_at_ns = 0
         self.clock = 0
+        self.thread_id = 0
         self._finished_at: int | None = None
         self.is_terminated = False
         self._reason: str | None = None
@@ -107,7 +116,7 @@ class Instance(Scope):
 
     @property
     def started_at(self) -> datetime | None:
-        """When the run began, in UTC."""
+        """When the run began, in UTC; of a run of another process, when it was joined here."""
         return _moment(self.started_at_ns or None)
 
     @property
@@ -128,18 +137,62 @@ class Instance(Scope):
         if self.is_terminated:
             raise InstanceTerminated(self.id, self._reason)
 
+    def record_quality(self, name: str, payload: object) -> None:
+        """Rate the run: record *payload* under *name*, in place of what was recorded there before.
+
+        May be called while the run is going on and after it has ended, as often as needed; the last payload of a name
+        stays. Copied now; nothing here waits. A run that is not recorded is not rated either.
+
+        Args:
+            name: A `QualityType` of the schema that was given to `configure`.
+            payload: What becomes a JSON object (a dict, a dataclass, a pydantic model), and fits the type's schema.
+                None takes back what was recorded under the name.
+
+        Raises:
+            UsageError: With `on_error="raise"` only: the name is not declared, or the payload does not fit. Otherwise
+                that is logged, counted in the ledger's notes, and nothing is recorded.
+        """
+        if not self.recording:
+            return
+        try:
+            rating = self._tracer.qualities.rate(name, payload, self.output_limits)
+            if isinstance(rating, Rating):
+                fact = QualityRecorded(self.new_id(), self.own_id, *rating)
+                self.put(fact, heavy=fact.size >= HEAVY)
+        except Exception:
+            _guard.failed("record a quality")
+            return
+        if isinstance(rating, Mistake):
+            if self._tracer.settings.on_error == "raise":
+                raise UsageError(rating.message)
+            _guard.refused("record a quality", *rating)
+
     # -- its life ------------------------------------------------------------------------------------------
 
     def start(self, body: bytes) -> None:
         """Register and start the run. *body*: the register request."""
         self.started_at_ns, self.clock = self._tracer.wall_ns(), self.ticks_ns()
+        self.thread_id = threading.get_ident()
         self._status = "active"
         if self.recording:
             self._tracer.listen(self.own_id, self)
             self.put(InstanceRegistered(self.own_id, body, self._tracer.schema()))
             self.put(InstanceStarted(self.own_id, self.started_at_ns))
 
-    def returned(self, result: object, items: int | None = None) -> None:  # noqa: ARG002 - a run has no result
+    def take_part(self) -> None:
+        """Be a run that is another process's to register, start and finish."""
+        self.started_at_ns, self.clock = self._tracer.wall_ns(), self.ticks_ns()
+        self._status = "active"
+        self._pid = _NOBODY
+        if self.recording:
+            self._tracer.listen(self.own_id, self)
+
+    @property
+    def tracer(self) -> TracerCore:
+        """Where the run goes."""
+        return self._tracer
+
+    def returned(self, result: object) -> None:  # noqa: ARG002 - a run has no result
         """Finish the run as complete."""
         self._finish("complete")
 
@@ -202,14 +255,41 @@ class InstanceBlock(Block):
         """Begin a run and make it current."""
         return self.__enter__()
 
-    def __call__(self, function: F) -> F:
-        """Return *function* with a run around each call."""
+    def __call__(self, target: F) -> F:
+        """Return *target* with a run around each call; see `instance`.
+
+        Raises:
+            ConfigurationError: It cannot be called, or is a class.
+        """
+        decorated: F = decorate(target, self)
+        return decorated
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without what is open: an object that was decorated is pickled together with this."""
+        return InstanceBlock, (self._tracer, self._options)
+
+    # -- as a decorator ------------------------------------------------------------------------------------
+
+    def opener(self, function: Any) -> Open:  # noqa: ARG002 - all functions are run alike
+        """Return what begins the run of each call of *function*."""
 
         def open_scope(_args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Instance:
             return open_instance(self._tracer(), self._options)
 
-        wrapped: F = wrap(function, open_scope)
-        return wrapped
+        return open_scope
+
+    def over(self, inner: object) -> InstanceBlock | None:
+        """Return the one decorator for two: what this one gives holds, the rest is as *inner* says."""
+        if not isinstance(inner, InstanceBlock):
+            return None
+        given = {name: value for name, value in self._options.items() if value is not None}
+        return InstanceBlock(self._tracer, {**inner._options, **given})  # noqa: SLF001 - one of our own
+
+    def for_class(self, kind: type) -> None:
+        """Refuse: which of its methods is the run, a class does not say."""
+        raise ConfigurationError(
+            f"{kind.__qualname__} is a class; put @instance on the method that runs the agent"
+        )
 
 
 def open_instance(tracer: TracerCore, options: dict[str, Any]) -> Instance:
@@ -224,6 +304,16 @@ def open_instance(tracer: TracerCore, options: dict[str, Any]) -> Instance:
     except Exception:
         _guard.failed("start an instance")
         run = Instance(tracer, _ids.generate(), recording=False)
+    return run
+
+
+def join_instance(tracer: TracerCore, id_: str, *, recording: bool) -> Instance:
+    """Return a run that another process has begun, to record into from here. Only its owner ever finishes it.
+
+    Its times are counted from now, by this machine's clock.
+    """
+    run = Instance(tracer, id_, recording=recording and not tracer.settings.disabled)
+    run.take_part()
     return run
 
 
@@ -266,7 +356,7 @@ def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
         "purpose": _purpose(options.get("purpose")),
         "agent_version": _without_none(version),
     }
-    return trimmed(orjson.dumps(_without_none(body)))
+    return tracer.input_limits.redact.built_in(trimmed(orjson.dumps(_without_none(body))))
 
 
 def _text(name: str, value: Any) -> str | None:

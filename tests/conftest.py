@@ -7,10 +7,17 @@ import shutil
 import subprocess
 import threading
 
+import hypothesis
 import pytest
 
 import prefactor_trace as pt
 from prefactor_trace import _api, _guard, _schema
+
+# How fast examples are made says nothing about us.
+hypothesis.settings.register_profile(
+    "here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True)

@@ -146,3 +146,20 @@ def test_what_an_llm_call_costs_is_measured():
     rows = run("llm_overhead.py").splitlines()
     assert [row[:20].strip() for row in rows[:3]] == ["microseconds of proc", "bare", "+ prefactor_trace"]
     assert all(len(row.split()) >= 4 for row in rows)
+
+
+def test_redaction_finds_what_was_planted():
+    """Every kind of secret has a line, all are found, and no look-alike is taken for one."""
+    lines = run("redaction.py").splitlines()
+    shares = {
+        line[:24].rstrip(): line[24:].split()[0] for line in lines if line[24:].split()[0].endswith("%")
+    }
+    assert len(shares) == 26
+    assert shares.pop("look-alikes taken") == "0%"
+    assert set(shares.values()) == {"100%"}
+    assert [line[:24].rstrip() for line in lines[-4:]] == [
+        "three small arguments",
+        "200 messages, 50 KB",
+        "... with one secret",
+        "250 KB, all suspect",
+    ]

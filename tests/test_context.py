@@ -179,3 +179,33 @@ def test_the_context_holds_no_user_data(recorded):
     gc.collect()
     assert reference() is None
     assert kept.run(pt.current_span) is step
+
+
+def test_a_block_shared_with_a_task_that_is_not_recorded():
+    """One block, entered in a run and outside of any at once: each leaves what it has entered itself."""
+    step = pt.span("step")
+
+    async def main():
+        entered, left = asyncio.Event(), asyncio.Event()
+
+        async def recorded_task():
+            with pt.instance():
+                with step as span:
+                    entered.set()
+                    await left.wait()
+                    assert pt.current_span() is span
+                    with pt.span("child"):
+                        pass
+                with pt.span("after"):
+                    pass
+
+        async def other_task():
+            with step:
+                await entered.wait()
+            left.set()
+
+        await asyncio.gather(other_task(), recorded_task())
+
+    with recording() as recorded:
+        asyncio.run(main())
+        assert parents(recorded) == {"step": None, "child": "step", "after": None}

@@ -28,6 +28,8 @@ MINIMAL = {
     "sync_minimal.py": "total: 10",
     "async_minimal.py": "total: 10",
     "threads.py": "letters: 13",
+    "process_pool.py": "letters: 13",
+    "two_services.py": "total: 7",
 }
 QUESTION = "When is the kettle switched off?"
 
@@ -147,6 +149,28 @@ def test_threads_know_their_run(platform):
         ["note_done complete"],
     ]
     assert "letters: 13" in done.stdout
+
+
+def test_processes_know_their_run(platform, tmp_path):
+    """What a pool of processes did is recorded below the step that made the pool, and delivered with it."""
+    done = run("process_pool.py", platform=platform, PREFACTOR_STATE_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    stored = Stored(platform)
+    assert stored.run["status"] == "complete"
+    assert stored.tree() == [["agent:count complete", *[["count_letters complete"]] * 3]]
+    assert "letters: 13" in done.stdout
+    assert "pending=0" in done.stdout
+
+
+def test_services_know_their_run(platform, tmp_path):
+    """Two processes that talk over HTTP record one run: each answer below the question."""
+    done = run("two_services.py", platform=platform, PREFACTOR_STATE_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    stored = Stored(platform)
+    assert (stored.agent["name"], stored.run["status"]) == ("shopper", "complete")
+    assert stored.tree() == [["ask complete", ["service:price complete", ["look_up complete"]]]] * 2
+    assert [span["payload"]["inputs"]["item"] for span in stored.named("look_up")] == ["tea", "coffee"]
+    assert "total: 7" in done.stdout
 
 
 @pytest.mark.parametrize("script", MINIMAL)

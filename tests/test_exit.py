@@ -9,6 +9,7 @@ import time
 import hostile_server
 import pytest
 from hostile_server import HostileServer
+from patience import within
 
 from prefactor_trace import _inventory
 
@@ -85,7 +86,7 @@ def test_exit_against_any_server(name, tmp_path, untraced_seconds):
     done, seconds = run_against(name, tmp_path)
 
     assert (done.returncode, done.stdout) == (7, "done\n")
-    assert seconds - untraced_seconds < 2.9  # the two seconds, and what a loaded machine adds
+    assert seconds - untraced_seconds < within(2.9)  # the two seconds, and what a loaded machine adds
     assert "Traceback" not in done.stderr
     assert "secret-token" not in done.stderr
     assert "lost" not in done.stderr
@@ -99,7 +100,7 @@ def test_exit_without_spool(name, tmp_path, untraced_seconds):
     done, seconds = run_against(name, tmp_path, PREFACTOR_SPOOL="off")
 
     assert (done.returncode, done.stdout) == (7, "done\n")
-    assert seconds - untraced_seconds < 2.9
+    assert seconds - untraced_seconds < within(2.9)
     assert "Traceback" not in done.stderr
     assert "secret-token" not in done.stderr
     assert "23 records could not be delivered" in done.stderr
@@ -112,7 +113,7 @@ def test_exit_with_nowhere_to_send(tmp_path, untraced_seconds):
     done, seconds = run(AGENT, tmp_path)
 
     assert (done.returncode, done.stdout) == (7, "done\n")
-    assert seconds - untraced_seconds < 1
+    assert seconds - untraced_seconds < within(1)
     assert "prefactor-trace serve" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert waiting(tmp_path) == 23
@@ -123,7 +124,7 @@ def test_exit_when_idle(tmp_path, untraced_seconds):
     done, seconds = run("import prefactor_trace as pt; pt.configure(); print(1)", tmp_path)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
-    assert seconds - untraced_seconds < 0.5
+    assert seconds - untraced_seconds < within(0.5)
 
 
 def test_unhandled_exception(tmp_path):
@@ -169,7 +170,7 @@ def test_an_abandoned_flush(tmp_path, untraced_seconds):
     with HostileServer(hostile_server.never_answering) as server:
         done, seconds = run(program, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="t")
     assert (done.returncode, done.stdout) == (0, "gave up\n")
-    assert seconds - untraced_seconds < 3.5
+    assert seconds - untraced_seconds < within(3.5)
 
 
 def test_several_tracers(tmp_path, untraced_seconds):
@@ -182,7 +183,7 @@ def test_several_tracers(tmp_path, untraced_seconds):
     with HostileServer(hostile_server.never_answering) as server:
         done, seconds = run(program, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="t")
     assert done.returncode == 0
-    assert seconds - untraced_seconds < 2.9
+    assert seconds - untraced_seconds < within(2.9)
     assert waiting(tmp_path) == 9
 
 
@@ -201,4 +202,4 @@ def test_a_signal_handler_that_shuts_down(tmp_path):
     for _ in range(5):
         done, seconds = run(program, tmp_path)
         assert done.returncode == 0
-        assert seconds < 10
+        assert seconds < within(10)

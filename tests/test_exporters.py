@@ -25,6 +25,7 @@ from prefactor_trace._record import (
     InstanceRegistered,
     InstanceStarted,
     Outcome,
+    QualityRecorded,
     SpanEnded,
     SpanRecord,
     SpanStarted,
@@ -347,6 +348,21 @@ def test_writes_what_the_wire_would_send(tmp_path, platform, make):
         {"_type": "agent_spans/finish", "agent_span_id": outer.id, **end},
         {"_type": "agent_instances/finish", "agent_instance_id": RUN, **finish},
     ]
+
+
+def test_qualities(tmp_path, platform, make):
+    """What a run was rated goes over HTTP, into a file and into memory like all its records."""
+    rated = QualityRecorded(_ids.generate("4x99bm"), RUN, "verdict", b'{"ok":true}')
+    file = tmp_path / "records.jsonl"
+    for exporter in (make(lambda: Destination(platform.url, TOKEN)), FileExporter(file), MemoryExporter()):
+        assert exporter.export([rated]).delivered == {rated.key}
+
+    (request,) = platform.requests
+    assert request.target == f"/api/v1/agent_instance/{RUN}/record_quality"
+    body = {"name": "verdict", "payload": {"ok": True}, "idempotency_key": rated.key}
+    assert orjson.loads(request.body) == body
+    assert orjson.loads(file.read_bytes()).items() >= body.items()
+    assert exporter.records == [rated]
 
 
 def test_appends(tmp_path):

@@ -14,6 +14,7 @@ from prefactor_trace._record import (
     InstanceFinished,
     InstanceRegistered,
     InstanceStarted,
+    QualityRecorded,
     SpanEnded,
     SpanStarted,
 )
@@ -81,6 +82,22 @@ def lines(folder):
 
 def files(folder):
     return sorted(each.name for each in folder.iterdir())
+
+
+class TestQuality:
+    def test_counted_and_written_out(self, folder, living):
+        """What a run was rated waits like everything else: counted, and a line of its own."""
+        living(*run_of("a", 0), QualityRecorded("q", "a", "verdict", b'{"ok":true}'))
+        (found,) = _inventory.survey(folder)
+
+        assert (found.runs, found.records) == (1, 4)
+        assert lines(folder)[-1] == {
+            "_type": "agent_instances/record_quality",
+            "agent_instance_id": "a",
+            "idempotency_key": "q-quality",
+            "name": "verdict",
+            "payload": {"ok": True},
+        }
 
 
 class TestSurvey:

@@ -14,22 +14,29 @@ import prefactor_trace
 PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
+    {"errors", "_guard", "_peek", "_secrets"},
+    {"_arrays", "_conversions", "_redact"},
     {"_readers"},
     {"_error_text"},
-    {"errors", "_version", "_clock", "_ids", "_capture", "_ending", "_guard", "_local"},
-    {"http"},
+    {"_version", "_clock", "_ids", "_capture", "_ending", "_local"},
+    {"http", "_value_schema"},
+    {"_types"},
     {"_schema", "_record"},
-    {"_outbox", "_frames", "_shelf"},
+    {"_outbox", "_frames", "_shelf", "_quality"},
     {"_spool"},
     {"_wire"},
     {"exporters", "_network"},
     {"_worker", "_settings", "_inventory"},
-    {"_tracer", "_context", "_wrap"},
-    {"instances", "_threads"},
+    {"_stream", "_parameters"},
+    {"_tracer", "_context", "_wrap", "_arguments"},
+    {"_decorate"},
+    {"instances", "_carry", "_threads"},
+    {"propagation"},
     {"spans"},
     {"_api", "integrations"},
+    {"_strands"},
     {"testing", "__init__"},
-    {"server", "_run", "_doctor"},
+    {"server", "_program", "_run", "_doctor", "pytest_plugin"},
     {"cli"},
     {"__main__"},
 ]
@@ -37,7 +44,6 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Files of one layer that may use each other, each with its reason.
 BESIDE = {
-    ("_ending", "errors"): "the table of endings names InstanceTerminated",
     ("_record", "_schema"): "a registration carries its schema",
     ("exporters", "_network"): "loaded on first use: sockets are slow to import",
     ("_tracer", "_context"): "what an exporter does is not recorded",
@@ -119,6 +125,7 @@ def test_import_is_light():
         "asyncio",
         "sqlite3",
         "starlette",
+        "jsonschema_rs",
         "openai",
         "wrapt",
         "ssl",

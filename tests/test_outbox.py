@@ -16,6 +16,7 @@ from prefactor_trace._record import (
     InstanceRegistered,
     InstanceStarted,
     Outcome,
+    QualityRecorded,
     SpanEnded,
     SpanRecord,
     SpanStarted,
@@ -29,6 +30,14 @@ def registered(run="run"):
 
 def started(span, parent=None, run="run", payload=b"{}"):
     return SpanStarted(span, run, parent, "type", span, 1_000, payload, True)
+
+
+def rated(number, run="run", name="verdict", payload=b"{}"):
+    return QualityRecorded(f"q{number:05}", run, name, payload)
+
+
+def finished(run="run"):
+    return InstanceFinished(run, 3_000, "complete")
 
 
 def ended(span, **parts):
@@ -672,6 +681,20 @@ class TestStrangers:
         assert took == [(6.2, "a"), (6.2, "b")]
         assert outbox.ledger[:4] == (2, 2, {}, 0)
 
+    def test_a_run_that_becomes_known_between_two_spans(self):
+        """Of one batch, the first may be refused and the second taken: the first is tried again all the same."""
+        outbox = Outbox()
+        put(outbox, started("a", run="far"), ended("a"), started("b", run="far"), ended("b"))
+        outbox.flush(0.0)
+        assert keys(outbox.next(0.0)) == ["a", "b"]
+        outcome = Outcome(
+            delivered=frozenset({"b"}), refused={"a": "refused: not_found"}, unknown=frozenset({"a"})
+        )
+        assert outbox.resolve(outcome, 0.0, 0.5) == {}
+
+        assert deliver(outbox, 0.3) == ["a"]
+        assert outbox.ledger[:4] == (2, 2, {}, 0)
+
     def test_given_up_after_the_last_try(self):
         """If the run stays unknown, its spans are refused in the end, with the platform's reason, and counted."""
         outbox = Outbox()
@@ -791,6 +814,323 @@ class TestStrangers:
         assert step.seconds > 0.1
 
 
+def refuse_orphans(outbox, until, *, known_from=math.inf, parent="p"):
+    """Be a platform that knows the run "far", but not one span in it until a moment; what hangs from it is refused.
+
+    Return when that was tried, and what was taken: when, what, and the parent it was given.
+    """
+    now, tries, took = 0.0, [], []
+    for _ in range(200):
+        step = outbox.next(now)
+        if isinstance(step, Wait):
+            if step.seconds is None or now + step.seconds > until:
+                break
+            assert step.seconds > 0, "it spins"
+            now += step.seconds
+            continue
+        if isinstance(step, Done):
+            break
+        unknown = {parent} if now < known_from else set()
+        refused = {}
+        for each in step.batch:
+            if each.started.parent_id in unknown:
+                refused[each.key] = "refused: validation_errors"
+                unknown.add(each.id)
+        tries += [round(now, 3)] if refused else []
+        delivered = {each.key: each.started.parent_id for each in step.batch if each.key not in refused}
+        took += [(round(now, 3), key, above) for key, above in delivered.items()]
+        outbox.resolve(Outcome(frozenset(delivered), refused, unknown=frozenset(refused)), now, 0.5)
+    return tries, took
+
+
+class TestSpansOfOthers:
+    """A span may hang from one that is another process's, and come to the platform before it."""
+
+    def known(self, *facts, **options):
+        outbox = Outbox(**options)
+        outbox.know("far")
+        put(outbox, *facts)
+        outbox.flush(0.0)
+        return outbox
+
+    def test_delivered_once_the_parent_is_known(self):
+        """What hangs from a span that is not known yet is tried again, with all below it, and keeps its parent."""
+        outbox = self.known(
+            started("a", "p", run="far"), started("b", "a", run="far"), ended("b"), ended("a")
+        )
+        tries, took = refuse_orphans(outbox, 1_000, known_from=2.0)
+
+        assert tries == [0.0, 0.2, 1.2]
+        assert took == [(6.2, "a", "p"), (6.2, "b", "a")]
+        assert outbox.ledger[:4] == (2, 2, {}, 0)
+
+    def test_neighbours_go_on(self):
+        """Other spans of the same run are not held up."""
+        outbox = self.known(started("a", "p", run="far"), ended("a"), started("b", run="far"), ended("b"))
+        tries, took = refuse_orphans(outbox, 1_000, known_from=1.0)
+
+        assert (tries, took) == ([0.0, 0.2], [(0.0, "b", None), (1.2, "a", "p")])
+
+    def test_siblings_are_not_asked_for(self):
+        """Once it has been refused to hang one span from it, others that come are held without being tried."""
+        outbox = self.known(started("a", "p", run="far"), ended("a"))
+        outbox.next(0.0)
+        outbox.resolve(Outcome(refused={"a": "no"}, unknown=frozenset("a")), 0.0, 0.5)
+        put(outbox, started("b", "p", run="far"), ended("b"))
+        outbox.flush(0.0)
+
+        assert outbox.next(0.0) == Wait(pytest.approx(0.2))
+
+    def test_a_parent_that_never_comes(self):
+        """After the last try its children hang from the run itself: better there than nowhere."""
+        outbox = self.known(
+            started("a", "p", run="far"), started("b", "a", run="far"), ended("b"), ended("a")
+        )
+        tries, took = refuse_orphans(outbox, 1_000)
+
+        assert tries == [0.0, *STRANGER_TIMES]
+        assert took == [(456.2, "a", None), (456.2, "b", "a")]
+        assert outbox.ledger[:4] == (2, 2, {}, 0)
+
+    @pytest.mark.parametrize(("has_spool", "expected"), [(False, [(1.2, "a", None)]), (True, [])])
+    def test_at_the_end(self, has_spool, expected):
+        """With no time left it is given up sooner, unless it can wait on disk for the next process."""
+        outbox = self.known(started("a", "p", run="far"), ended("a"), reports=has_spool)
+        outbox.close(0.0, 5_000)
+
+        assert refuse_orphans(outbox, 2.0)[1] == expected
+
+    def test_a_span_that_is_wrong_itself(self):
+        """If the parent is our own, the refusal is about the span, and final; also if the parent was another's."""
+        outbox = self.known(started("a", run="far"), started("b", "a", run="far"), ended("b"), ended("a"))
+        outbox.next(0.0)
+        outcome = Outcome(frozenset("a"), {"b": "refused: invalid"}, unknown=frozenset("b"))
+        assert outbox.resolve(outcome, 0.0, 0.5) == {"b": "refused: invalid"}
+
+        outbox = self.known(started("c", "p", run="far"), ended("c"))
+        now, refused = 0.0, {}
+        while not refused:
+            step = outbox.next(now)
+            if isinstance(step, Wait):
+                now += step.seconds
+                continue
+            refused = outbox.resolve(
+                Outcome(refused={"c": "refused: invalid"}, unknown=frozenset("c")), now, 0.5
+            )
+        assert (refused, round(now, 1)) == ({"c": "refused: invalid"}, 456.2)
+        assert outbox.ledger[:4] == (1, 0, {"refused: invalid": 1}, 0)
+
+    def test_an_open_span_is_shown(self):
+        """A span from which another process is about to hang its own is announced at once, behind all above it."""
+        outbox = Outbox(Limits(live_after=60.0))
+        put(outbox, registered(), started("z"), started("a"), started("b", "a"), started("c", "b"))
+        outbox.show("b")
+        outbox.show("not ours")
+        step = outbox.next(0.0)
+        assert keys(step) == ["run-register", "a-open", "b-open"]
+        outbox.resolve(Outcome(trouble="no", reachable=False), 0.0, 1.0)
+        assert isinstance(outbox.next(0.5), Wait)
+        assert deliver(outbox, 2.0) == ["run-register", "a-open", "b-open"]
+        assert outbox.next(2.0) == Wait(pytest.approx(58.0))
+        put(outbox, ended("c"), ended("b"), now=2.0)
+        outbox.show("b")
+        outbox.flush(2.0)
+        assert deliver(outbox, 2.0) == ["c", "b-end"]
+
+    def test_a_shown_span_that_has_ended(self):
+        """If it ends before it was announced, it goes as usual, in one piece."""
+        outbox = Outbox()
+        put(outbox, started("a"))
+        outbox.show("a")
+        put(outbox, ended("a"))
+        assert outbox.next(0.0) == Wait(pytest.approx(0.5))
+        assert deliver(outbox, 0.5) == ["a"]
+
+    def test_a_shown_span_that_is_held(self):
+        """What must wait itself does not make the outbox spin."""
+        outbox = Outbox()
+        outbox.know("far")
+        put(outbox, started("a", "p", run="far"))
+        outbox.show("a")
+        assert refuse_orphans(outbox, 40.0, known_from=2.0) == (
+            [0.0, 0.2, 1.2],
+            [(6.2, "a-open", "p")],
+        )
+
+    def test_an_announcement(self):
+        """An open span is held as well, and told of later."""
+        outbox = Outbox(Limits(live_after=1.0))
+        outbox.know("far")
+        put(outbox, started("a", "p", run="far"))
+        assert refuse_orphans(outbox, 40.0, known_from=2.0) == ([1.0, 1.2], [(2.2, "a-open", "p")])
+        put(outbox, ended("a"), now=40.0)
+        outbox.flush(40.0)
+        assert deliver(outbox, 40.0) == ["a-end"]
+
+
+class TestQuality:
+    def test_order(self):
+        """A quality leaves behind what was recorded before it, and before the finish of its run."""
+        outbox = Outbox(Limits(batch_size=2))
+        put(outbox, registered(), InstanceStarted("run", 1), rated(1), started("a"), rated(2), ended("a"))
+        put(outbox, finished())
+        outbox.flush(0.0)
+
+        went = deliver(outbox)
+
+        assert went == ["run-register", "run-start", "q00001-quality", "q00002-quality", "a", "run-finish"]
+        assert outbox.ledger[:4] == (6, 6, {}, 0)
+        assert outbox.size == 0
+
+    def test_after_the_end(self):
+        """A run may be rated when it is over, also when its finish has been delivered."""
+        outbox = Outbox()
+        put(outbox, registered(), finished())
+        outbox.flush(0.0)
+        deliver(outbox)
+        put(outbox, rated(1))
+        outbox.flush(0.0)
+
+        assert deliver(outbox) == ["q00001-quality"]
+
+    def test_refused_alone(self):
+        """A quality that the platform will not have is counted and handed back; its run and other ones go on."""
+        outbox = Outbox()
+        put(outbox, registered(), rated(1), rated(2), finished())
+        outbox.flush(0.0)
+        left = {"run-register", "q00002-quality", "run-finish"}
+        refusal = Outcome(delivered=frozenset(left), refused={"q00001-quality": "refused: validation_errors"})
+        outbox.next(0.0)
+
+        assert outbox.resolve(refusal, 0.0, 0.5) == {"q00001-quality": "refused: validation_errors"}
+        assert outbox.ledger[:4] == (4, 3, {"refused: validation_errors": 1}, 0)
+
+    def test_poison(self):
+        """The one over which the platform fails is given up; the spans and the finish of its run arrive."""
+        outbox = Outbox()
+        put(outbox, registered(), started("a"), ended("a"), rated(1), rated(2, name="tone"), finished())
+        platform = Brittle(outbox, ["q00001-quality"])
+        platform.feed(60)
+
+        assert platform.given_up == ["q00001-quality"]
+        assert {"run-register", "a", "q00002-quality", "run-finish"} <= set(platform.stored)
+        assert outbox.ledger.dropped == {POISON: 1}
+
+    def test_the_last_one_of_a_name_stays_the_last(self):
+        """While one is held, a later one of the same name waits, and so does the finish; other names do not."""
+        outbox = Outbox()
+        put(
+            outbox, registered(), rated(1), rated(2), rated(3, name="tone"), rated(4, run="other"), finished()
+        )
+        outbox.flush(0.0)
+        platform = Brittle(outbox, ["q00001-quality"])
+        platform.run(2.0)
+        first = [each for each in platform.stored if not each.startswith("fresh")]
+        assert first == ["run-register", "q00003-quality", "q00004-quality"]
+        platform.poison.clear()
+        platform.feed(30)
+
+        rest = [each for each in platform.stored if each not in first and not each.startswith("fresh")]
+        assert rest == ["q00001-quality", "q00002-quality", "run-finish"]
+
+    def test_of_a_stranger(self):
+        """A quality of a run that another process has yet to register is tried again, like its spans."""
+        outbox = Outbox()
+        put(outbox, rated(1, run="far"))
+        outbox.flush(0.0)
+        _, took = refuse_strangers(outbox, 1_000, known_from=1.0)
+
+        assert [key for _, key in took] == ["q00001-quality"]
+
+    def test_of_a_run_that_has_ended_here(self):
+        """Of a run that is over, nobody else will register it: a platform that does not know it says so once."""
+        outbox = Outbox()
+        put(outbox, registered(), finished())
+        outbox.flush(0.0)
+        deliver(outbox)
+        put(outbox, rated(1))
+        outbox.flush(0.0)
+        outbox.next(0.0)
+        key = "q00001-quality"
+
+        refused = outbox.resolve(Outcome(refused={key: "404"}, unknown=frozenset({key})), 0.0, 0.5)
+
+        assert refused == {key: "404"}
+        assert outbox.ledger[:4] == (3, 2, {"404": 1}, 0)
+
+    @pytest.mark.parametrize("when", ["before its end", "after its end"])
+    def test_of_a_run_that_was_refused(self, when):
+        """Of a run that the platform would not have, a quality is not sent, however late it comes."""
+        outbox = Outbox()
+        put(outbox, registered())
+        if when == "before its end":
+            put(outbox, finished())
+        outbox.flush(0.0)
+        outbox.next(0.0)
+        outbox.resolve(Outcome(refused={"run-register": "no"}, dead={"run": "instance no"}), 0.0, 0.5)
+        if when == "after its end":
+            put(outbox, finished())
+        put(outbox, rated(1))
+
+        assert outbox.is_empty
+        assert outbox.ledger == (3, 0, {"no": 1, "instance no": 2}, 0, {})
+
+    def test_of_a_run_under_an_id_that_was_refused_before(self):
+        """A new run under the same id is another one, and may be rated."""
+        outbox = Outbox()
+        put(outbox, registered(), finished())
+        outbox.bury("run", "instance no")
+        put(outbox, registered(), rated(1), finished(), rated(2))
+        outbox.flush(0.0)
+
+        assert deliver(outbox) == ["run-register", "q00001-quality", "run-finish", "q00002-quality"]
+
+    def test_what_is_remembered_of_ended_runs_is_bounded(self):
+        """The latest ones are known; what is forgotten costs a question to the platform, and no memory."""
+        outbox = Outbox()
+        for number in range(3_000):
+            put(outbox, registered(f"run{number}"), finished(f"run{number}"))
+
+        assert len(outbox._over) == 1_000
+        assert "run2999" in outbox._over
+
+    def test_a_full_buffer(self):
+        """A quality that does not fit into the memory is dropped whole: a part of it would not fit its schema."""
+        outbox = Outbox(Limits(buffer_bytes=10_000))
+        put(outbox, rated(1, payload=b"x" * 5_000), rated(2, payload=b"x" * 5_000), rated(3))
+
+        assert outbox.ledger[:4] == (3, 0, {"overflow": 1}, 2)
+        assert outbox.size <= 10_000
+        outbox.flush(0.0)
+        assert deliver(outbox) == ["q00001-quality", "q00003-quality"]
+        assert outbox.size == 0
+
+    def test_after_shutdown(self):
+        """What comes too late is counted."""
+        outbox = Outbox()
+        outbox.close(0.0, 1)
+        put(outbox, rated(1))
+
+        assert outbox.ledger[:4] == (1, 0, {"after_shutdown": 1}, 0)
+
+    def test_what_comes_back_goes_before_the_finish(self):
+        """A quality that was kept elsewhere does not miss the finish of its run, which is here already."""
+        outbox = Outbox(Limits(batch_size=1))
+        put(outbox, registered(), finished())
+        outbox.put_back(rated(1), 0.0)
+        outbox.flush(0.0)
+
+        assert deliver(outbox) == ["run-register", "q00001-quality", "run-finish"]
+
+    def test_many_bytes(self):
+        """Big ones leave in several requests of about a megabyte, like spans."""
+        outbox = Outbox()
+        put(outbox, *(rated(number, payload=b"x" * 250_000) for number in range(5)))
+        outbox.flush(0.0)
+
+        assert len(outbox.next(0.0).batch) == 3
+
+
 class Brittle:
     """A platform that fails over certain records, as the wire tells it: first registers, then spans, then finishes.
 
@@ -820,6 +1160,7 @@ class Brittle:
         groups = [
             *([each] for each in step.batch if isinstance(each, (InstanceRegistered, InstanceStarted))),
             *([spans] if spans else []),  # in one request: all or none
+            *([each] for each in step.batch if isinstance(each, QualityRecorded)),
             *([each] for each in step.batch if isinstance(each, InstanceFinished)),
         ]
         delivered, fails = [], False
@@ -1078,7 +1419,10 @@ class Lifetimes(RuleBasedStateMachine):
         self.spans_known = {}  # what the platform has stored: span → "active" or "final"
         self.registered, self.started, self.finished = set(), set(), set()
         self.strangers = {}  # run of another process → its spans that are open here, outermost first
-        self.poison = set()  # spans over which the platform fails
+        self.poison = set()  # spans and qualities over which the platform fails
+        self.over = set()  # runs that have ended
+        self.late = set()  # qualities of those
+        self.rated = {}  # run and name → the last quality that the platform has stored
         self.brought_back = []
         self.batch = ()
 
@@ -1115,6 +1459,22 @@ class Lifetimes(RuleBasedStateMachine):
             data.draw(st.sampled_from([span for _, spans in sorted(self.runs.items()) for span in spans]))
         )
 
+    @precondition(lambda self: self.runs or self.over)
+    @rule(
+        data=st.data(),
+        name=st.sampled_from(["verdict", "tone"]),
+        size=st.sampled_from([0, 3_000]),
+        is_poison=st.sampled_from([False, False, False, True]),
+    )
+    def rate(self, data, name, size, is_poison):
+        run = data.draw(st.sampled_from(sorted({*self.runs, *self.over, *self.strangers})))
+        fact = rated(next(self.numbers), run, name, b"x" * size)
+        if is_poison:
+            self.poison.add(fact.id)
+        if run in self.over:
+            self.late.add(fact.id)
+        put(self.outbox, fact, now=self.now)
+
     @precondition(lambda self: not self.closed)
     @rule()
     def meet_a_stranger(self):
@@ -1146,7 +1506,7 @@ class Lifetimes(RuleBasedStateMachine):
         """What was kept elsewhere comes back, also after the end: a run, its span, and perhaps their ends."""
         run, span = f"run{next(self.numbers):05}", f"span{next(self.numbers):05}"
         facts = [registered(run), InstanceStarted(run, 1), started(span, None, run), ended(span)]
-        facts.append(InstanceFinished(run, 9, "complete"))
+        facts += [rated(next(self.numbers), run), InstanceFinished(run, 9, "complete")]
         dropped = sum(self.outbox.ledger.dropped.values())
         pending = self.outbox.ledger.pending
         if self.outbox._bytes > 30_000:
@@ -1154,7 +1514,7 @@ class Lifetimes(RuleBasedStateMachine):
         for fact in facts if over else facts[:-1]:
             self.outbox.put_back(fact, self.now)
         assert sum(self.outbox.ledger.dropped.values()) == dropped
-        assert self.outbox.ledger.pending == pending + (4 if over else 3)
+        assert self.outbox.ledger.pending == pending + (5 if over else 4)
         self.brought_back.append(span)
 
     @precondition(lambda self: any(not spans for spans in self.runs.values()))
@@ -1162,6 +1522,7 @@ class Lifetimes(RuleBasedStateMachine):
     def end_run(self, data):
         run = data.draw(st.sampled_from([run for run, spans in sorted(self.runs.items()) if not spans]))
         del self.runs[run]
+        self.over.add(run)
         put(self.outbox, InstanceFinished(run, 9, "complete"), now=self.now)
 
     @rule(seconds=st.sampled_from([0.1, 0.6, 3.0, 40.0]))
@@ -1175,6 +1536,7 @@ class Lifetimes(RuleBasedStateMachine):
     @rule()
     def close(self):
         self.closed = True
+        self.over.update(self.runs)
         self.runs.clear()
         self.outbox.close(self.now, 10_000)
 
@@ -1199,10 +1561,11 @@ class Lifetimes(RuleBasedStateMachine):
         delivered, refused, dead, blames = set(), {}, {}, data.draw(st.booleans())
         unknown, missing = set(), set()  # keys; ids of spans that the platform did not take from this batch
         for record in self.batch[:taken]:
-            if isinstance(record, SpanRecord) and record.id in self.poison:
+            has_id = isinstance(record, (SpanRecord, QualityRecorded))
+            if has_id and record.id in self.poison:
                 blames = True
                 break
-            is_early = isinstance(record, SpanRecord) and record.instance_id not in self.registered
+            is_early = has_id and record.instance_id not in self.registered
             if is_early and record.instance_id in self.strangers:
                 refused[record.key] = "refused: not found"
                 unknown.add(record.key)
@@ -1250,6 +1613,12 @@ class Lifetimes(RuleBasedStateMachine):
         elif isinstance(record, InstanceFinished):
             assert run in self.registered
             self.finished.add(run)
+        elif isinstance(record, QualityRecorded):
+            assert run in self.registered, "a quality before its run"
+            assert run not in self.finished or record.id in self.late, "the finish has overtaken a quality"
+            last = self.rated.get((run, record.name), "")
+            assert record.id >= last, "a quality over a later one"
+            self.rated[run, record.name] = record.id
         else:
             assert run in self.registered, "a span before its run"
             assert run not in self.finished, "a span after its run has finished"

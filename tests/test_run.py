@@ -204,8 +204,16 @@ PROGRAMS = [
     ("a warning", "import warnings; warnings.warn('old', DeprecationWarning); import os", "complete"),
     ("runpy", "import runpy; print(sorted(runpy.run_path('other.py')), __name__)", "complete"),
     ("annotations", "def f(x: undefined): pass", "failed"),
-    ("a fork", "import os, sys, warnings\nwarnings.simplefilter('ignore')  # of threads: ours\nif os.fork() == 0: sys.exit(3)\nprint(os.wait()[1] >> 8)", "complete"),
-    ("a fork that dies", "import os, warnings\nwarnings.simplefilter('ignore')  # of threads: ours\nif os.fork() == 0: 1 / 0\nprint(os.wait()[1] >> 8)", "complete"),
+    (
+        "a fork",
+        "import os, sys, warnings\nwarnings.simplefilter('ignore')  # of threads: ours\nif os.fork() == 0: sys.exit(3)\nprint(os.wait()[1] >> 8)",
+        "complete",
+    ),
+    (
+        "a fork that dies",
+        "import os, warnings\nwarnings.simplefilter('ignore')  # of threads: ours\nif os.fork() == 0: 1 / 0\nprint(os.wait()[1] >> 8)",
+        "complete",
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ from prefactor_trace._record import (
     InstanceFinished,
     InstanceRegistered,
     InstanceStarted,
+    QualityRecorded,
     SpanEnded,
     SpanStarted,
 )
@@ -34,6 +35,10 @@ def finished(run="run"):
 
 def started(span, run="run"):
     return SpanStarted(span, run, None, "type", span, 1, b"{}", True)
+
+
+def rated(number, run="run"):
+    return QualityRecorded(f"q{number}", run, "verdict", b"{}")
 
 
 def ended(span):
@@ -96,6 +101,71 @@ class TestAdmit:
 
         assert set() == shelf.deferred
         assert 2 == shelf.waiting
+
+
+class TestQuality:
+    def test_with_room(self):
+        """A quality of a run that goes on, or is over, is a fact like others: in the outbox, and at home."""
+        shelf, home = Shelf(), Home()
+        facts = [registered(), rated(1), finished(), rated(2)]
+
+        assert [True] * 4 == [shelf.admit(each, home, has_room=True) for each in facts]
+        assert (4, 0, 0) == state_of(home)
+        shelf.settle(
+            [("run-register", None), ("q1-quality", None), ("q2-quality", None), ("run-finish", None)]
+        )
+        assert (0, 0, 0) == state_of(home)
+
+    def test_the_finish_does_not_overtake_it(self):
+        """If a quality had no room, what the run records after it waits behind it."""
+        shelf, home = Shelf(), Home()
+        shelf.admit(registered(), home, has_room=True)
+        shelf.settle([("run-register", None)])
+
+        assert not shelf.admit(rated(1), home, has_room=False)
+        assert {"run"} == shelf.deferred
+        assert not shelf.admit(finished(), home, has_room=True)
+        assert set() == shelf.deferred
+
+    def test_of_a_run_that_is_over_and_on_disk_only(self):
+        """It does not leave before the registration of its run, and nothing is remembered for it."""
+        shelf, home = Shelf(), Home()
+        facts = [registered(), finished()]
+        for each in facts:
+            shelf.admit(each, home, has_room=False)
+
+        assert not shelf.admit(rated(1), home, has_room=True)
+        assert set() == shelf.deferred
+        assert [True] * 3 == [shelf.load(each, home) for each in [*facts, rated(1)]]
+        assert shelf.admit(rated(2), home, has_room=True)
+
+    def test_the_order_of_a_run_that_is_over(self):
+        """While one quality is on disk only, no later one of the same run goes ahead of it."""
+        shelf, home = Shelf(), Home()
+        for each in (registered(), finished()):
+            shelf.admit(each, home, has_room=True)
+
+        assert not shelf.admit(rated(1), home, has_room=False)
+        assert not shelf.admit(rated(2), home, has_room=True)
+        assert set() == shelf.deferred
+        assert [True, True] == [shelf.load(each, home) for each in (rated(1), rated(2))]
+
+    def test_a_fresh_run_passes_a_backlog(self):
+        """A run that the outbox has need not wait for others that are on disk."""
+        shelf, home = Shelf(), Home()
+        shelf.admit(registered("old"), home, has_room=False)
+        shelf.admit(registered(), home, has_room=True)
+
+        assert shelf.admit(rated(1), home, has_room=True)
+        assert shelf.admit(finished(), home, has_room=True)
+
+    def test_adopted(self):
+        """What a dead process left comes once."""
+        shelf, home = Shelf(), Home()
+
+        assert [True, False] == [shelf.adopt(rated(1), home), shelf.adopt(rated(1), home)]
+        shelf.settle([("q1-quality", "refused")])
+        assert (0, 0, 0) == state_of(home)
 
 
 class TestLoad:
@@ -352,6 +422,7 @@ class Lives(RuleBasedStateMachine):
         self.loose = {}  # the same, for runs that were given up: their homes may be held until the run's end, not longer
         self.deferred = set()
         self.gone = set()  # keys that are settled
+        self.early = set()  # qualities recorded before the end of their run
         self.noted = set()  # home and key of what is noted as settled on disk
         self.handed = []
         self.told = 0
@@ -375,6 +446,8 @@ class Lives(RuleBasedStateMachine):
             if home.deferred == len(self.waiting[home]):  # given up on arrival, and not when it is read
                 self.dropped += 1
                 return
+        elif isinstance(fact, QualityRecorded) and (run.is_finished or run not in self.going_on_here()):
+            assert took == (self.has_room and run not in self.deferred and not any(self.waiting.values()))
         else:
             assert took == (self.has_room and run not in self.deferred)
         self.unsettled[home] += 1
@@ -382,7 +455,7 @@ class Lives(RuleBasedStateMachine):
             self.hand(fact, home)
         else:
             self.waiting[home].append(fact)
-            if not is_end:
+            if not is_end and not (isinstance(fact, QualityRecorded) and run not in self.going_on_here()):
                 self.deferred.add(run)
             if isinstance(fact, InstanceFinished):
                 self.deferred.discard(run)
@@ -417,6 +490,26 @@ class Lives(RuleBasedStateMachine):
 
     def going_on(self):
         return [each for each in self.runs.values() if not each.is_finished]
+
+    def going_on_here(self):
+        """Return the runs that the outbox has, and which have not ended."""
+        return [each for each in self.going_on() if each in self.pins or each.name + "-register" in self.held]
+
+    def rated_in_order(self):
+        """Return the runs whose ratings must keep their place: of what has ended or was given up, any order will do."""
+        return [
+            each
+            for each in self.going_on()
+            if not each.is_doomed and (each.name + "-register" not in self.gone or each in self.pins)
+        ]
+
+    @precondition(lambda self: self.rated_in_order())
+    @rule(data=st.data())
+    def rate(self, data):
+        run = data.draw(st.sampled_from(self.rated_in_order()))
+        fact = rated(next(self.names), run.name)
+        self.early.add(fact)
+        self.tell(fact)
 
     @precondition(lambda self: self.going_on())
     @rule(data=st.data())
@@ -559,6 +652,9 @@ class Lives(RuleBasedStateMachine):
         self.contents[home] = []
         self.unsettled[home] -= len(lost)
         self.dropped += sum(not isinstance(each, SpanEnded) for each in lost)
+        if not any(self.waiting.values()):
+            self.shelf.undefer()
+            self.deferred.clear()
 
     # -- the dead
 
@@ -623,8 +719,14 @@ class Lives(RuleBasedStateMachine):
                     by_span[fact.id] = ["started"]
                 by_run.setdefault(fact.instance_id, []).append(fact)
         for facts in by_run.values():
-            ranks = [self.rank(each) for each in facts]
+            ranks = [self.rank(each) for each in facts if not isinstance(each, QualityRecorded)]
             assert ranks == sorted(ranks)
+            qualities = [int(each.id[1:]) for each in facts if isinstance(each, QualityRecorded)]
+            assert qualities == sorted(qualities)
+            assert finished(facts[0].instance_id) not in facts or not self.early & {
+                *facts[facts.index(finished(facts[0].instance_id)) :]
+            }, "the finish has overtaken a quality"
+            assert not qualities or ranks[0] == (0, 0) or facts[0].instance_id.startswith("dead")
 
     @staticmethod
     def rank(fact):

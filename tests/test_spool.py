@@ -26,6 +26,7 @@ from prefactor_trace._record import (
     InstanceFinished,
     InstanceRegistered,
     InstanceStarted,
+    QualityRecorded,
     SpanEnded,
     SpanStarted,
 )
@@ -52,6 +53,10 @@ def finished(run="run", at=9_000):
 
 def started(span, run="run", at=2_000, payload=b'{"in":1}'):
     return SpanStarted(span, run, None, "type", span, at, payload, True)
+
+
+def rated(number, run="run", payload=b'{"ok":true}'):
+    return QualityRecorded(f"q{number}", run, "verdict", payload)
 
 
 def ended(span, at=3_000, result=b'{"out":1}'):
@@ -760,6 +765,55 @@ class TestAdoption:
         expected = [each for each in facts if key_of(each) not in ("run-start", "c")] + [finished()]
         assert told(expected) == told(heir.facts())
         heir.settle("run-register", "run-finish", *"abdefgh")
+        heir.end()
+        assert [] == files(folder)
+
+    def test_qualities(self, folder):
+        """What a run was rated comes along as it was, before the end that its death is, and goes when it is settled."""
+        leave(
+            folder,
+            registered(),
+            rated(1),
+            rated(2, payload=None),
+            rated(3),
+            settled=["run-register", "q1-quality"],
+        )
+        heir = House(folder)
+
+        assert [rated(2, payload=None), rated(3), InstanceFinished("run", 0, "failed")] == [
+            each._replace(at=0) if isinstance(each, InstanceFinished) else each for each in heir.facts()
+        ]
+        heir.settle("q2-quality", "q3-quality", "run-finish", reason="refused")
+        heir.end()
+        assert [] == files(folder)
+
+    def test_a_quality_of_a_run_that_is_over(self, folder):
+        """It needs nothing else of its run to be there."""
+        leave(folder, registered(), finished(), rated(1), settled=["run-register", "run-finish"])
+        heir = House(folder)
+
+        assert [rated(1)] == [each for each in heir.facts() if not isinstance(each, InstanceFinished)]
+        heir.settle("q1-quality")
+        heir.end()
+        assert [] == files(folder)
+
+    def test_a_kind_of_fact_of_a_newer_version(self, folder):
+        """A frame that this version does not know is passed over: the facts beside it come, and nothing is damaged."""
+
+        def work():
+            house = House(folder)
+            segment = house.tell(registered(), began())
+            (folder / segment.name).open("ab").write(
+                _frames.frame(77, next(segment.numbers), b'["what"]\n{}')
+            )
+            house.tell(finished())
+
+        in_child(work)
+        heir = House(folder)
+
+        assert told([registered(), began(), finished()]) == told(heir.facts())
+        assert {} == dict(heir.spool.notes)
+        heir.settle("run-register", "run-start", "run-finish")
         heir.end()
         assert [] == files(folder)
 

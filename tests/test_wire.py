@@ -18,6 +18,7 @@ from prefactor_trace._record import (
     InstanceFinished,
     InstanceRegistered,
     InstanceStarted,
+    QualityRecorded,
     SpanEnded,
     SpanRecord,
     SpanStarted,
@@ -51,6 +52,10 @@ def started(instance_id, at=EPOCH):
 
 def finished(instance_id, status="complete", at=EPOCH + 9 * SECOND):
     return InstanceFinished(instance_id, at, status)
+
+
+def rated(number, instance_id, payload=b'{"ok":true}', name="verdict"):
+    return QualityRecorded(pfid(number), instance_id, name, payload)
 
 
 def span(
@@ -146,6 +151,9 @@ class Platform:
             self._replies[key] = self._act(path, body)
         return self._replies[key]
 
+    def forget_replies(self):
+        self._replies.clear()
+
     def _act(self, path, body):
         if path == "agent_instance/register":
             return self._register(body)
@@ -155,7 +163,11 @@ class Platform:
         known = (self.instances if noun == "agent_instance" else self.spans).get(this_id)
         if known is None:
             return error(404, "not_found")
-        if verb == "start":
+        if verb == "record_quality":
+            if body["name"] in self.refuses:
+                return error(*self.refuses[body["name"]])
+            known.setdefault("quality_payloads", {})[body["name"]] = body["payload"]
+        elif verb == "start":
             if known["status"] != "pending":
                 return error(409, "invalid_action")
             known["status"] = "active"
@@ -290,6 +302,12 @@ def test_the_platform_of_these_tests():
     assert post("agent_spans", details=details(2))[0] == 422
     assert post("agent_spans", details=details(3, parent_span_id=pfid(8)))[0] == 422
     assert post("agent_spans", details=details(3, agent_instance_id=pfid(8)))[0] == 404
+    quality = {"name": "verdict", "payload": {"ok": True}}
+    assert post(f"agent_instance/{pfid(1)}/record_quality", **quality)[0] == 200
+    assert platform.instances[pfid(1)]["quality_payloads"] == {"verdict": {"ok": True}}
+    platform.refuses = {"verdict": (422, "validation_errors")}
+    assert post(f"agent_instance/{pfid(1)}/record_quality", **quality)[0] == 422
+    assert post(f"agent_instance/{pfid(7)}/record_quality", **quality)[0] == 404
     platform.terminated[pfid(1)] = "stop"
     items = [
         {
@@ -389,6 +407,138 @@ def test_instance_requests():
         "timestamp": "2023-11-14T22:13:29.000000Z",
         "idempotency_key": pfid(1) + "-finish",
     }
+
+
+def test_quality_requests():
+    """A quality is one call of its run, with its key; no payload is null, which removes the name."""
+    platform = running(pfid(1))
+    batch = [rated(2, pfid(1)), rated(3, pfid(1), None)]
+    outcome = converse(batch, platform, settled())
+
+    path = f"agent_instance/{pfid(1)}/record_quality"
+    first = {"name": "verdict", "payload": {"ok": True}, "idempotency_key": pfid(2) + "-quality"}
+    second = {"name": "verdict", "payload": None, "idempotency_key": pfid(3) + "-quality"}
+    assert platform.requests == [(path, first), (path, second)]
+    assert outcome.delivered == {each.key for each in batch}
+    assert platform.instances[pfid(1)]["quality_payloads"] == {"verdict": None}
+
+
+def test_qualities_go_before_finishes():
+    """They stand between the spans and the finish of their run, in the order they were recorded."""
+    platform = Platform()
+    run = pfid(1)
+    batch = [registered(run), rated(4, run), started(run), finished(run), span(pfid(2), run), rated(3, run)]
+    outcome = converse(batch, platform, settled())
+
+    assert platform.paths == [
+        "register",
+        "start",
+        "agent_spans",
+        "record_quality",
+        "record_quality",
+        "finish",
+    ]
+    keys = [body["idempotency_key"] for path, body in platform.requests if path.endswith("quality")]
+    assert keys == [pfid(4) + "-quality", pfid(3) + "-quality"]
+    assert outcome.delivered == {each.key for each in batch}
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+def test_a_refused_quality_is_dropped_alone(status):
+    """A conflict as well: unlike with a finish, it does not say that the platform holds it. The rest goes on."""
+    platform = running(pfid(1), refuses={"verdict": (status, "no_such")})
+    batch = [rated(2, pfid(1)), rated(3, pfid(1), name="tone"), finished(pfid(1))]
+    outcome = converse(batch, platform, settled())
+
+    assert outcome.refused == {batch[0].key: "refused: no_such"}
+    assert outcome.said == {batch[0].key: f'{status} {{"code":"no_such","message":"no"}}'}
+    assert outcome.delivered == {each.key for each in batch[1:]}
+    assert outcome.trouble is None
+    assert outcome.unknown == frozenset()
+
+
+def test_a_quality_of_an_unknown_run():
+    """404 says that perhaps only the run is not known yet; it kills nothing."""
+    outcome = converse([rated(2, pfid(1))], Platform(), settled())
+
+    assert outcome.refused == {pfid(2) + "-quality": "refused: not_found"}
+    assert outcome.unknown == {pfid(2) + "-quality"}
+    assert outcome.dead == {}
+
+
+@pytest.mark.parametrize(("status", "blames"), [(429, False), (500, True), (503, False)])
+def test_a_quality_in_trouble(status, blames):
+    """Trouble is no verdict: this one and those behind it are sent again, in their order."""
+    script = Script(Response(status, b"{}", "7" if status == 429 else None))
+    outcome = converse([rated(2, pfid(1)), rated(3, pfid(1)), finished(pfid(1))], script, settled())
+
+    assert outcome.delivered == frozenset()
+    assert outcome.refused == {}
+    assert outcome.blames_batch is blames
+    assert outcome.retry_after == (7.0 if status == 429 else None)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_may_not_rate(status):
+    """Deployment tokens may do all but this: the rating is refused, and what they may do goes on, now and later."""
+    run, learned = pfid(1), settled()
+    platform = running(run)
+
+    class Strict:
+        def answer(self, request):
+            is_rating = request.path.endswith("record_quality")
+            return error(status, "unauthorized") if is_rating else platform.answer(request)
+
+    batch = [span(pfid(2), run), rated(3, run), finished(run)]
+    outcome = converse(batch, Strict(), learned)
+    assert outcome.delivered == {batch[0].key, batch[2].key}
+    assert outcome.refused == {batch[1].key: "refused: this token may not record quality"}
+    assert str(status) in outcome.said[batch[1].key]
+    assert (outcome.trouble, outcome.unknown) == (None, frozenset())
+
+    alone = rated(4, run)
+    assert converse([alone], Strict(), learned).refused.keys() == {alone.key}
+
+
+def test_a_token_that_was_refused_altogether():
+    """Who knows of nothing that was taken under the token waits, as with every record: it may have been suspended."""
+    run, learned = pfid(1), settled()
+    for _ in range(2):
+        outcome = converse([rated(3, run)], Script(error(401, "unauthorized")), learned)
+        assert (outcome.refused, outcome.retry_after) == ({}, 60.0)
+    converse([finished(run)], running(run), learned)
+    assert learned.is_accepted
+    converse([span(pfid(2), run)], Script(error(401, "unauthorized")), learned)
+    outcome = converse([rated(3, run)], Script(error(401, "unauthorized")), learned)
+    assert (outcome.refused, outcome.retry_after) == ({}, 60.0)
+
+
+def test_a_quality_answered_about_another_run():
+    """An answer counts only if it names the run."""
+    outcome = converse([rated(2, pfid(1))], Script(success({"id": pfid(9)})), settled())
+
+    assert outcome.delivered == frozenset()
+    assert "without naming" in outcome.trouble
+
+
+def test_a_quality_tells_that_the_run_was_terminated():
+    """The answer holds the state of the run, and so does the outcome."""
+    details = {"id": pfid(1), "status": "terminated", "termination_reason": "policy"}
+    outcome = converse([rated(2, pfid(1))], Script(success(details)), settled())
+
+    assert outcome.delivered == {pfid(2) + "-quality"}
+    assert outcome.terminated == {pfid(1): "policy"}
+
+
+def test_a_quality_goes_to_the_id_that_the_platform_uses():
+    """Where the platform has made another id for the run, that is the one in the path; the key stays ours."""
+    platform = Platform()
+    platform.keeps_ids = False
+    converse([registered(pfid(1)), rated(2, pfid(1))], platform)
+    path, body = platform.requests[-1]
+
+    assert path == f"agent_instance/{pfid(9_000_001)}/record_quality"
+    assert body["idempotency_key"] == pfid(2) + "-quality"
 
 
 @pytest.mark.parametrize(
@@ -655,6 +805,40 @@ def test_children_of_a_refused_root_become_roots():
     assert "parent_span_id" not in platform.spans[pfid(3)]
 
 
+@pytest.mark.parametrize("has_bulk", [True, False])
+def test_children_of_a_span_that_is_too_early_wait(has_bulk):
+    """A span that hangs from another process's may be refused as too early: what is below it keeps its place."""
+    platform = running(pfid(1), has_bulk=has_bulk)
+    batch = [
+        span(pfid(3), pfid(1), parent=pfid(2)),
+        span(pfid(4), pfid(1), parent=pfid(3)),
+        span(pfid(5), pfid(1), parent=pfid(4)),
+        span(pfid(6), pfid(1)),
+    ]
+    far_side = Late(platform, span(pfid(2), pfid(1)))
+    outcome = converse(batch, far_side, settled())
+    assert (outcome.delivered, outcome.refused.keys()) == ({pfid(6)}, {pfid(3)})
+    platform.forget_replies()
+    outcome = converse(batch[:3], platform, settled())
+    assert outcome.delivered == {pfid(3), pfid(4), pfid(5)}
+    assert [platform.spans[pfid(n)]["parent_span_id"] for n in (3, 4, 5)] == [pfid(2), pfid(3), pfid(4)]
+
+
+class Late:
+    """A platform that is told of a span by somebody else as soon as it has refused something over it."""
+
+    def __init__(self, platform, record):
+        self.platform = platform
+        self.record = record
+
+    def answer(self, request):
+        response = self.platform.answer(request)
+        if self.record is not None and b"validation_errors" in response.body:
+            record, self.record = self.record, None
+            converse([record], self.platform, settled())
+        return response
+
+
 def test_a_refused_finish_keeps_the_span_as_parent():
     """A span whose finish is refused exists: its children stay where they are."""
     platform = running(pfid(1))
@@ -863,6 +1047,8 @@ def test_lines_for_people():
         announced(outer),
         closing(outer),
         finished(pfid(1)),
+        rated(3, pfid(1)),
+        rated(4, pfid(1), None),
     ]
     lines = [line_of(each) for each in records]
     assert all(each.endswith(b"\n") and each.count(b"\n") == 1 for each in lines)
@@ -874,7 +1060,13 @@ def test_lines_for_people():
         "agent_spans/create",
         "agent_spans/finish",
         "agent_instances/finish",
+        "agent_instances/record_quality",
+        "agent_instances/record_quality",
     ]
+    assert (
+        said[6].items() >= {"name": "verdict", "payload": {"ok": True}, "agent_instance_id": pfid(1)}.items()
+    )
+    assert said[7]["payload"] is None
     assert [each["idempotency_key"] for each in said] == [each.key for each in records]
     assert said[2]["details"]["parent_span_id"] == pfid(9)
     assert line_of(span(pfid(2), pfid(1), name="half \udc80")) is None
@@ -1623,6 +1815,10 @@ def batches(draw):
             error=draw(st.sampled_from([None, FAILURE])),
         )
         batch.append(draw(st.sampled_from([record, announced(record), closing(record)])))
+    for number in range(draw(st.integers(0, 2))):
+        name = draw(st.sampled_from(["good", "half \udc80"]))
+        quality = rated(30 + number, draw(st.sampled_from(runs)), draw(st.sampled_from([None, b"{}"])), name)
+        batch.insert(draw(st.integers(0, len(batch))), quality)
     return batch
 
 
@@ -1718,7 +1914,7 @@ def says_so(path, sent, status, reply):
     if not 200 <= status < 300 or not isinstance(details, dict):
         return False
     theirs = details.get("id")
-    if path.endswith(("/start", "/finish")):
+    if path.endswith(("/start", "/finish", "/record_quality")):
         return theirs == path.split("/")[1]
     if path.endswith("register"):
         ours, is_about_us = sent.get("id"), details.get("type") == "agent_instance"
@@ -1763,7 +1959,9 @@ def test_any_conversation_ends_and_tells_the_truth(data, answers, traits):
         assert outcome.dead.keys() | outcome.terminated.keys() <= {each.instance_id for each in batch}
         left = [each for each in batch if each.key not in {*outcome.delivered, *outcome.refused}]
         if outcome.trouble is None:
-            assert all(each.instance_id in outcome.dead for each in left)
+            above = {*(each.id for each in left if type(each) is SpanRecord)}
+            above |= {key.removesuffix("-open") for key in outcome.refused}
+            assert all(each.instance_id in outcome.dead or each.started.parent_id in above for each in left)
         for record in batch:
             if record.key in outcome.delivered:
                 assert is_acknowledged(record, far_side.exchanges)

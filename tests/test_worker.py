@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from patience import within
 
 from prefactor_trace import _guard, _spool
 from prefactor_trace._outbox import POISON, Limits
@@ -26,6 +27,7 @@ from prefactor_trace._record import (
     InstanceStarted,
     Ledger,
     Outcome,
+    QualityRecorded,
     SpanEnded,
     SpanRecord,
     SpanStarted,
@@ -109,7 +111,7 @@ def test_putting_never_waits_for_the_network(make):
     assert gate.entered.wait(5)
     started = time.perf_counter()
     put(worker, *(f"s{number}" for number in range(5_000)))
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < within(2)
     assert worker.ledger[:4] == (5_001, 0, {}, 5_001)
     gate.open.set()
     assert worker.flush(10)[:4] == (5_001, 5_001, {}, 0)
@@ -122,7 +124,7 @@ def test_flush_gives_up_in_time(make):
     put(worker, "a")
     started = time.perf_counter()
     ledger = worker.flush(0.2)
-    assert 0.15 < time.perf_counter() - started < 1
+    assert 0.15 < time.perf_counter() - started < within(1)
     assert ledger.pending == 1
     gate.open.set()
 
@@ -147,7 +149,7 @@ def test_flush_with_nothing_to_do(make):
     worker = make(MemoryExporter())
     started = time.perf_counter()
     worker.flush(10)
-    assert time.perf_counter() - started < 0.1
+    assert time.perf_counter() - started < within(0.1)
 
 
 def test_shutdown_delivers_and_stops(make):
@@ -172,7 +174,7 @@ def test_shutdown_counts_what_is_lost(make, caplog):
     assert gate.entered.wait(5)
     started = time.perf_counter()
     ledger = worker.shutdown(0.2)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < within(1)
     assert ledger[:4] == (2, 0, {"exit": 2}, 0)
     assert "2 records could not be delivered" in caplog.text
     gate.open.set()
@@ -278,7 +280,7 @@ def test_a_lock_that_a_signal_left_held(make):
     worker._lock.acquire()
     started = time.perf_counter()
     worker.flush(0.1)
-    assert time.perf_counter() - started < 4
+    assert time.perf_counter() - started < within(4)
     worker._lock.release()
     assert worker.flush(5).delivered == 1
 
@@ -299,7 +301,7 @@ def test_a_signal_handler_in_the_middle_of_carrying(make):
     worker._carry_over()
     worker._outbox.put = original
 
-    assert max(seconds) < 0.3
+    assert max(seconds) < within(0.3)
     assert worker.shutdown(5)[:4] == (1, 1, {}, 0)
 
 
@@ -856,7 +858,7 @@ class TestSpool:
         began = time.monotonic()
         ledger = worker.flush(3)
 
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < within(1)
         assert ledger[:4] == (240, 0, {}, 240)
 
     def test_a_run_that_is_going_on_at_the_end_of_an_outage(self, keep, site, folder):
@@ -871,6 +873,63 @@ class TestSpool:
         keep().take_over(5)
 
         assert site.stored == ["run-register", "run-start", "run-000", "run-finish"]
+
+    def test_qualities_through_an_outage(self, keep, site, folder):
+        """Ratings of runs that are going on and of runs that are over arrive, in order, once; nothing is left."""
+        site.is_down = True
+        worker = keep()
+        facts = [each for number in range(20) for each in run_of(f"r{number:03}", size=1_000)]
+        put_all(worker, facts)
+        late = [QualityRecorded(f"q{number:03}", "r000", "verdict", b"{}") for number in range(5)]
+        put_all(worker, late[:3])
+        worker.flush(0.05)
+        site.is_down = False
+        put_all(worker, late[3:])
+        ledger = worker.flush(5)
+
+        assert ledger[:4] == (len(keys_of(*facts, *late)), len(keys_of(*facts, *late)), {}, 0)
+        stored = [each for each in site.stored if each.endswith("quality")]
+        assert stored == keys_of(*late)
+        assert site.stored.index("r000-register") < site.stored.index(stored[0])
+        worker.shutdown(5)
+        assert on_disk(folder) == []
+
+    def test_a_quality_that_comes_back_alone(self, keep, site):
+        """A rating of a run that is over is delivered by the next process, which remembers nothing of the run."""
+        first = keep()
+        put_all(first, [registered(), InstanceFinished("run", 1, "complete")])
+        first.flush(5)
+        site.is_down = True
+        put_all(first, [QualityRecorded("q1", "run", "verdict", b"{}")])
+        first.shutdown(0.02)
+        site.is_down = False
+        second = keep()
+        ledger = second.take_over(5)
+
+        assert ledger[:4] == (1, 1, {}, 0)
+        assert site.stored[-1] == "q1-quality"
+        assert second._half_here == set()
+
+    def test_a_quality_that_the_quota_takes_does_not_take_its_run(self, keep, site, folder):
+        """Without a rating a run is whole: the rating is counted, and the run goes on."""
+        site.is_down = True
+        worker = keep(segment_bytes=4_000, quota_bytes=100_000)
+        put_all(worker, [registered("mine"), InstanceStarted("mine", 1)])
+        put_all(worker, [each for number in range(8) for each in run_of(f"r{number}", size=3_000)])
+        big = b'{"a":"%b"}' % (b"x" * 60_000)
+        put_all(worker, [registered("r"), InstanceFinished("r", 1, "complete")])
+        put_all(worker, [QualityRecorded("q1", "mine", "verdict", big)])
+        worker.flush(0.02)
+        put_all(worker, [each for number in range(30) for each in run_of(f"s{number}", size=3_000)])
+        worker.flush(0.02)
+        site.is_down = False
+        put_all(worker, [InstanceFinished("mine", 9, "complete")])
+        worker.flush(5)
+
+        assert worker.ledger.dropped["quota"] > 1
+        assert "q1-quality" not in site.stored
+        assert {"mine-register", "mine-start", "mine-finish"} <= set(site.stored)
+        assert worker.ledger.pending == 0
 
 
 class TestLetters:
@@ -984,6 +1043,21 @@ class TestDisk:
         ]
         assert ends[-1:] == ["complete"]
         assert set(keys_of(*facts)) <= set(site.stored)
+
+    def test_a_beginning_that_could_not_be_written(self, keep, site, folder):
+        """A span of which only the end is on disk is delivered from memory, and leaves nothing behind."""
+        worker = keep()
+        put_all(worker, run_of("run", spans=0)[:-1])
+        write, worker._write = worker._write, lambda fact: None
+        worker.put(SpanStarted("span", "run", None, "t", "span", 1, b"{}", True))
+        worker._write = write
+        worker.put(SpanEnded("span", "complete", 2))
+        worker.put(InstanceFinished("run", 9, "complete"))
+
+        assert worker.flush(5)[:4] == (4, 4, {}, 0)
+        worker.shutdown(5)
+        assert site.stored == ["run-register", "run-start", "span", "run-finish"]
+        assert list(folder.glob("*.seg")) == []
 
     def test_a_file_that_cannot_be_read_just_now(self, keep, site, monkeypatch):
         """If a file cannot be opened for a moment, what is in it is not given up."""
@@ -1134,6 +1208,8 @@ class Spooled(RuleBasedStateMachine):
         self.site = Site()
         self.numbers = itertools.count(1)
         self.runs = {}
+        self.over = []  # runs that have ended
+        self.rated = {}  # run → keys of its qualities, in order
         self.told = []  # keys of all records that were recorded
         self.begin()
 
@@ -1173,11 +1249,19 @@ class Spooled(RuleBasedStateMachine):
         run = data.draw(st.sampled_from([run for run, spans in sorted(self.runs.items()) if spans]))
         self.put(SpanEnded(self.runs[run].pop(), "complete", 2))
 
+    @precondition(lambda self: self.runs or self.over)
+    @rule(data=st.data(), size=st.sampled_from([10, 3_000]))
+    def rate(self, data, size):
+        run = data.draw(st.sampled_from(sorted({*self.runs, *self.over})))
+        self.put(QualityRecorded(f"q{next(self.numbers):05}", run, "verdict", b"x" * size))
+        self.rated.setdefault(run, []).append(self.told[-1])
+
     @precondition(lambda self: any(not spans for spans in self.runs.values()))
     @rule(data=st.data())
     def end_run(self, data):
         run = data.draw(st.sampled_from([run for run, spans in sorted(self.runs.items()) if not spans]))
         del self.runs[run]
+        self.over.append(run)
         self.put(InstanceFinished(run, 9, "complete"))
 
     @rule()
@@ -1193,6 +1277,7 @@ class Spooled(RuleBasedStateMachine):
     @rule()
     def follow(self):
         self.runs.clear()
+        self.over.clear()
         self.worker.shutdown(0.02 if self.site.is_down else 5.0)
         self.begin()
 
@@ -1216,6 +1301,9 @@ class Spooled(RuleBasedStateMachine):
         assert set(self.told) <= stored
         for run in {each.removesuffix("-register") for each in self.told if each.endswith("-register")}:
             assert f"{run}-finish" in stored
+        for run, keys in self.rated.items():
+            places = [self.site.stored.index(each) for each in [f"{run}-register", *keys]]
+            assert places == sorted(places)
         assert list(self.folder.glob("*.seg")) == []
         shutil.rmtree(self.folder.parent)
 

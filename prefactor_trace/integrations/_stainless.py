@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from prefactor_trace._capture import Limits, capture
+from prefactor_trace._redact import Redactor
 from prefactor_trace.integrations._tap import Asked, Heard, Tap
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from prefactor_trace._schema import SpanType
     from prefactor_trace.integrations._tap import Reader
 
-_LARGE = Limits(max_string=1_000_000, max_bytes=4_000_000, max_seconds=0.02)
+# Secrets are taken out later, of what is recorded, as the settings say.
+_LARGE = Limits(max_string=1_000_000, max_bytes=4_000_000, max_seconds=0.02, redact=Redactor(is_on=False))
 # Request fields that say nothing about the call, or that stand elsewhere.
 _LEFT_OUT = ("stream", "stream_options")
 _NOT_GIVEN = ("Omit", "NotGiven", "NoneType")

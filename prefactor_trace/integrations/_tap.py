@@ -230,10 +230,9 @@ class Call:
 
     def abandoned(self) -> None:
         """End because nobody wants the rest of the answer."""
-        self._end(
-            lambda: self._scope.abandoned(self._items if self.items_given is None else self.items_given),
-            is_whole=False,
-        )
+        items = self._items if self.items_given is None else self.items_given
+        self.note({"items": items})
+        self._end(lambda: self._scope.abandoned(items), is_whole=False)
 
     # -- what comes back -----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefactor_trace.server._details import span_details
-from prefactor_trace.server._html import Content, Html, element, path, time_of
+from prefactor_trace.server._html import Content, Html, element, path, pretty_json, time_of
 from prefactor_trace.server._parts import (
     badge,
     fact_list,
@@ -56,6 +56,7 @@ def _run_header(view: RunView) -> Html:
         "header",
         element("div", title, region("terminate", "div", terminate), class_="title"),
         region("facts", "div", _run_facts(run), _span_counts(view)),
+        region("quality", "div", _qualities(run)),
         class_="run",
     )
 
@@ -75,6 +76,14 @@ def _run_facts(run: Json) -> Html:
         ("External ID", run.get("external_identifier")),
         ("Terminated because", run.get("termination_reason")),
     )
+
+
+def _qualities(run: Json) -> list[Html]:
+    """Show what the run was rated, by name, each behind a click."""
+    return [
+        element("details", element("summary", f"Quality: {name}"), pretty_json(payload))
+        for name, payload in sorted((run.get("quality_payloads") or {}).items())
+    ]
 
 
 def _terminate_form(run: Json) -> Html:

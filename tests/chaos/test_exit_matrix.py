@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 from chaos.oracle import drip, never, ok, status
 from chaos.trial import HERE, ledger_faults
+from patience import within
 
 PRELUDE = """
 import atexit, logging, multiprocessing, os, signal, sys, threading, time
@@ -181,7 +182,7 @@ def test_ending(trial, proxy, oracle, ending, server):
     ledger = trial.adopt()
 
     assert program.ended == twin.ended
-    assert program.seconds - twin.seconds < 2.6  # 2.3, and what a loaded machine adds
+    assert program.seconds - twin.seconds < within(2.6)  # 2.3, and what a loaded machine adds
     found = trial.faults(oracle) + ledger_faults(ledger)
     assert not found, "\n".join(found)
     assert len(oracle.spans) >= 3
@@ -197,15 +198,27 @@ def test_nothing_pending(trial, oracle, ending):
         program, twin = Program(trial, text), Program(trial, text, PREFACTOR_DISABLED="1")
         assert program.ended == twin.ended
         added.append(program.seconds - twin.seconds)
-    assert min(added) < 0.15, added  # whatever else the machine is doing
+    assert min(added) < within(0.15), added  # whatever else the machine is doing
 
 
-def test_a_daemon_thread_that_goes_on(trial, oracle):
-    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered."""
+@pytest.mark.parametrize(
+    "pause", ["time.sleep(0.001); run(1)", "long_run()"], ids=["short runs", "long runs"]
+)
+def test_a_daemon_thread_that_goes_on(trial, oracle, pause):
+    """A thread that records while the program ends neither holds it up nor breaks it; what was said is delivered.
+
+    Also the end of a run that it was in just then: nobody may call it interrupted who cannot know.
+    """
     text = (
+        "def long_run():\n"
+        "    block, name = subjects.run_block()\n"
+        "    with block:\n"
+        "        say(f'R {name}')\n"
+        "        subjects.record(); time.sleep(0.01); subjects.record()\n"
+        "    say(f'F {name}')\n"
         "def work():\n"
         "    while True:\n"
-        "        run(1); time.sleep(0.001)\n"
+        f"        {pause}\n"
         "threading.Thread(target=work, daemon=True).start()\n"
         "time.sleep(0.3); last(); sys.exit(9)"
     )
@@ -214,6 +227,6 @@ def test_a_daemon_thread_that_goes_on(trial, oracle):
     ledger = trial.adopt()
 
     assert program.ended == (9, "the last words\n", "")
-    assert program.seconds < 2.6
+    assert program.seconds < within(2.6)
     found = trial.faults(oracle) + ledger_faults(ledger)
     assert not found, "\n".join(found)

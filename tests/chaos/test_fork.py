@@ -45,6 +45,13 @@ def test_multiprocessing(trial, oracle, method):
     check(trial, oracle, subject, lines=1 + 3 * (10 if method == "fork" else 5))
 
 
+def test_fork_while_the_sender_is_loading(trial, oracle):
+    """A child that is forked right after the first step does not inherit half a module, and delivers by itself."""
+    subject = trial.start("fork", {"PREFACTOR_SPOOL": "off"}, way="exit", children=3, count=5)
+
+    check(trial, oracle, subject, lines=1 + 3 + 3 * 10)
+
+
 def test_fork_while_unreachable(trial, proxy, oracle):
     """Parent and children end before the platform was ever reachable; whoever comes later delivers all of it."""
     proxy.refuse()

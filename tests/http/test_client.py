@@ -23,6 +23,7 @@ import pytest
 from hostile_server import HostileServer, always, answering, closing_after_each, refused_port, response
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import within
 from pydantic import BaseModel, ValidationError
 
 from prefactor_trace import __version__
@@ -147,7 +148,7 @@ class TestTimeLimits:
         """However a server spends the time, an attempt ends when its time is over, and says so."""
         start = time.monotonic()
         error = failure(PrefactorTransportError, backend, behaviour, request_timeout=0.4)
-        assert 0.4 <= time.monotonic() - start < 3.0
+        assert 0.4 <= time.monotonic() - start < within(3.0)
         assert str(error) == f"no whole answer from {PING} within 0.4 s"
 
     @on_both
@@ -162,7 +163,7 @@ class TestTimeLimits:
             max_retries=2,
             initial_retry_delay=0.01,
         )
-        assert 0.9 <= time.monotonic() - start < 4.0
+        assert 0.9 <= time.monotonic() - start < within(4.0)
         assert type(error.last_error) is PrefactorTransportError
         assert "3 attempts" in str(error)
         assert PING in str(error)
@@ -188,7 +189,7 @@ class TestBrokenAnswers:
         """The error comes at once; it names the call and a reason, and can be waited out."""
         start = time.monotonic()
         error = failure(PrefactorTransportError, backend, behaviour)
-        assert time.monotonic() - start < 3.0
+        assert time.monotonic() - start < within(3.0)
         reason = str(error).removeprefix(f"no answer from {PING} (").removesuffix(")")
         assert reason[0].isupper()
         assert "Error" in reason
@@ -902,7 +903,7 @@ class TestRequests:
                     initial_retry_delay=2.0,
                 )
             assert type(raised.value) is PrefactorClientError
-            assert time.monotonic() - start < 1.5
+            assert time.monotonic() - start < within(1.5)
             assert server.requests == []
 
     @on_both

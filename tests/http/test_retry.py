@@ -18,6 +18,7 @@ import trio
 from hostile_server import HostileServer, always, answering, closing_at_once, response
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import within
 
 from prefactor_trace.http import (
     HttpClientConfig,
@@ -196,7 +197,7 @@ class TestRetryAfter:
         with HostileServer(refusing(429, 1, {"Retry-After": "1"})) as server:
             start = time.monotonic()
             assert ping(backend, server, max_retry_delay=3.0) == {"status": "success"}
-            assert 1.0 <= time.monotonic() - start < 3.0
+            assert 1.0 <= time.monotonic() - start < within(3.0)
 
     @on_both
     def test_date(self, backend):
@@ -223,7 +224,7 @@ class TestRetryAfter:
         with HostileServer(refusing(503, 1, {"Retry-After": text})) as server:
             start = time.monotonic()
             assert ping(backend, server) == {"status": "success"}
-            assert time.monotonic() - start < 1.0
+            assert time.monotonic() - start < within(1.0)
 
     @pytest.mark.parametrize(
         "text", ["31", "86400", pytest.param(formatdate(4e9, usegmt=True), id="a date"), "1e300"]
@@ -235,7 +236,7 @@ class TestRetryAfter:
             start = time.monotonic()
             with pytest.raises(PrefactorRetryExhaustedError, match=r"asked to wait \S+ s") as raised:
                 ping(backend, server, max_retry_delay=30.0)
-            assert time.monotonic() - start < 5.0
+            assert time.monotonic() - start < within(5.0)
             assert len(server.requests) == 1
         assert raised.value.last_error.retry_after > 30.0
 
@@ -269,7 +270,7 @@ class TestDelays:
         """The delays fill the range of a quarter more or less evenly, so that clients do not come back together."""
         handler = RetryHandler(config(initial_retry_delay=8.0, max_retry_delay=1e9))
         delays = [handler._delay(2) / 32.0 for _ in range(4_000)]
-        assert 0.75 <= min(delays) < 0.76
+        assert 0.75 <= min(delays) < within(0.76)
         assert 1.24 < max(delays) <= 1.25
         assert sum(delays) / len(delays) == pytest.approx(1.0, abs=0.02)
 
@@ -407,7 +408,7 @@ class TestCancellation:
                     await anyio.to_thread.run_sync(silent.asked.wait)
                     start = time.monotonic()
                     group.cancel_scope.cancel()
-                assert time.monotonic() - start < 2.0
+                assert time.monotonic() - start < within(2.0)
                 silent.asked.clear()
                 async with anyio.create_task_group() as group:  # and the connections are as good as before
                     group.start_soon(client.validate_token)
@@ -441,7 +442,7 @@ class TestCancellation:
 
         start = time.monotonic()
         assert anyio.run(main, backend=backend) == 1
-        assert time.monotonic() - start < 5.0
+        assert time.monotonic() - start < within(5.0)
 
     def test_of_a_task_during_an_attempt(self, silent):
         """`asyncio.Task.cancel` is CancelledError, not an error of ours."""
@@ -454,7 +455,7 @@ class TestCancellation:
                 task.cancel("enough")
                 with pytest.raises(asyncio.CancelledError):
                     await task
-                assert time.monotonic() - start < 2.0
+                assert time.monotonic() - start < within(2.0)
                 assert asyncio.all_tasks() == {asyncio.current_task()}
 
         asyncio.run(main())
@@ -481,7 +482,7 @@ class TestCancellation:
         with HostileServer(refusing(503, 99)) as server:
             start = time.monotonic()
             asyncio.run(main())
-            assert time.monotonic() - start < 5.0
+            assert time.monotonic() - start < within(5.0)
             assert len(server.requests) == 1
 
     @on_both
@@ -496,5 +497,5 @@ class TestCancellation:
         start = time.monotonic()
         with pytest.raises(TimeoutError):
             anyio.run(main, backend=backend)
-        assert time.monotonic() - start < 3.0
+        assert time.monotonic() - start < within(3.0)
         assert len(silent.server.requests) <= 1

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from patience import within
 from starlette.applications import Starlette
 
 from prefactor_trace import _local
@@ -52,7 +53,7 @@ class TestLocalPlatform:
             idle = [speak(platform) for _ in range(5)]
             mute = socket.create_connection((urlsplit(platform.url).hostname, urlsplit(platform.url).port))
             began = time.monotonic()
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < within(1.5)
         mute.close()
         for api in idle:
             api.http.close()
@@ -170,7 +171,7 @@ class TestCommand:
             began = time.monotonic()
             server.process.send_signal(number)
             assert server.process.wait(10) == 0
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < within(2)
         assert _local.find(server.state_dir) is None
         assert not (tmp_path / "db-wal").exists()
 
@@ -325,7 +326,7 @@ class TestIntake:
         began = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         _, errors = server.process.communicate(timeout=10)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < within(2)
         assert (server.process.returncode, errors) == (0, "")
         assert list((state_dir / "spool").glob("*.seg")) != [], "too fast for the test"
 

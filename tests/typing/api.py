@@ -1,4 +1,6 @@
-"""The types that users see. Checked by mypy --strict, never run."""
+"""The types that users see. Checked by mypy --strict and by pyright, never run."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=error
 
 from __future__ import annotations
 
@@ -90,3 +92,30 @@ def tracers() -> None:
     assert_type(tracer, pt.Tracer)
     with tracer.instance() as instance:
         assert_type(instance, pt.Instance)
+
+
+def quality_is_typed() -> None:
+    """A run is rated with anything; what cannot be declared is seen by the type checker."""
+    kind = pt.QualityType("verdict", schema={"type": "object"}, title="Verdict")
+    assert_type(pt.Schema((pt.SpanType("a"),), quality=(kind,)).quality, tuple[pt.QualityType, ...])
+    with pt.instance() as run:
+        assert_type(run.record_quality("verdict", {"ok": True}), None)
+        run.record_quality("verdict", None)
+    pt.configure(on_error="raise")
+    pt.configure(on_error="explode")  # type: ignore[arg-type]
+    pt.QualityType(5)  # type: ignore[arg-type]
+
+
+async def work(x: int) -> str:
+    return str(x)
+
+
+async def carried() -> None:
+    assert_type(await pt.carry(work)(1), str)
+    await pt.carry(work)("1")  # type: ignore[arg-type]
+
+
+def handles() -> None:
+    handle = pt.extract({"baggage": ""})
+    with handle as run, pt.span("a", parent=handle):
+        assert_type(run, pt.Instance | None)
