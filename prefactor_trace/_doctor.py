@@ -1,5 +1,8 @@
-"""What `prefactor-trace doctor` says: which settings hold and where they come from, who is there, whether our clocks agree,
-what waits, and which SDKs record themselves."""
+"""What `prefactor-trace doctor` says.
+
+Which settings hold and where they come from, who is there, whether our clocks agree, what waits, and which SDKs record
+themselves.
+"""
 
 from __future__ import annotations
 
