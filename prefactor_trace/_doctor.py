@@ -172,7 +172,8 @@ def _sdks() -> Iterator[Finding]:
         if each.state == "missing":
             yield Finding(each.name, f"not installed; records {claimed}")
         else:
-            state = "recorded" if each.state == "on" else each.state
+            # What is still waited for is optional: this version of the SDK has no such module.
+            state = "recorded" if each.is_taken else each.state
             yield Finding(
-                each.name, f"{state}: {each.detail}; records {claimed}", is_trouble=each.state != "on"
+                each.name, f"{state}: {each.detail}; records {claimed}", is_trouble=not each.is_taken
             )

@@ -148,14 +148,15 @@ class _Integrated:
                 importlib.import_module(module)
 
     def import_now(self) -> None:
-        """Import what the taps belong to; what cannot be imported is trouble."""
+        """Import what the taps belong to; what cannot be imported and is not optional is trouble."""
         taps = getattr(self._module, "TAPS", ())
         needed = {tap.where.partition(":")[0] for tap in taps if not tap.is_optional}
-        for module in sorted(needed) or [self._module.MODULE]:
+        for module, _ in self._acts():
             try:
                 importlib.import_module(module)
             except Exception as error:
-                self._trouble.append(f"{module} cannot be imported: {type(error).__name__}: {error}")
+                if not taps or module in needed:
+                    self._trouble.append(f"{module} cannot be imported: {type(error).__name__}: {error}")
 
     def start(self) -> None:
         """Place the taps, or wait for the modules they belong to."""
