@@ -2,7 +2,7 @@
 
 The program is run in this process and in its main thread, so flags of the interpreter, signals, standard streams and
 exit status are the interpreter's own business. What is arranged here is what `python` arranges before a program begins:
-`sys.argv`, `sys.path[0]` and a fresh `__main__`. A program that dies of an exception is reported by the interpreter,
+`sys.argv`, `sys.path[0]` and a fresh `__main__`; what stands beside the program wins over what we have loaded. A program that dies of an exception is reported by the interpreter,
 too; all that is done is to hide our frames from it.
 
 The agent's run ends when the program does: after its threads, and after what it has registered with `atexit`. It ends
@@ -18,7 +18,7 @@ import os
 import pkgutil
 import runpy
 import sys
-from importlib.machinery import BuiltinImporter, SourceFileLoader, SourcelessFileLoader
+from importlib.machinery import BuiltinImporter, PathFinder, SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
@@ -46,6 +46,21 @@ python -O -m prefactor_trace run PROGRAM
   --agent-version VERSION  external identifier of the agent version; default: PREFACTOR_AGENT_IDENTIFIER
   --help                   show this and exit
 """
+# What `python` itself has loaded before a program begins, and so takes from elsewhere; and this library.
+_LOADED_ANYWAY = {
+    "abc",
+    "codecs",
+    "encodings",
+    "genericpath",
+    "io",
+    "ntpath",
+    "os",
+    "posixpath",
+    "site",
+    "stat",
+}
+_LOADED_ANYWAY |= {"_collections_abc", "_sitebuiltins", "sitecustomize", "usercustomize", "zipimport"}
+_LOADED_ANYWAY |= {"prefactor_trace"}
 _OPTIONS = ("--agent-name", "--agent-version")
 
 
@@ -181,14 +196,34 @@ def _arrange(program: Program) -> None:
     is_safe = getattr(sys.flags, "safe_path", sys.flags.isolated)
     if not is_safe:
         del sys.path[0]  # the folder of the command, or the current one
+    if program.kind == "container" or not is_safe:
+        first = _first_path(program)
+        sys.path.insert(0, first)
+        _forget_what_it_shadows(first)
+
+
+def _first_path(program: Program) -> str:
+    """Return what stands first in `sys.path`."""
+    if program.kind == "module":
+        return os.getcwd()  # noqa: PTH109 - text, as all of `sys.path`
     if program.kind == "container":
-        sys.path.insert(0, _absolute(program.target))
-    elif not is_safe:
-        sys.path.insert(0, os.getcwd() if program.kind == "module" else _folder_of(program.target))  # noqa: PTH109
+        return _absolute(program.target)
+    return os.path.dirname(os.path.realpath(program.target))  # noqa: PTH120 - as above
 
 
-def _folder_of(path: str) -> str:
-    return os.path.dirname(os.path.realpath(path))  # noqa: PTH120 - text, as all of `sys.path`
+def _forget_what_it_shadows(path: str) -> None:
+    """Let the program have its own `logging.py`, although we have loaded another of that name. Ours goes on with that."""
+    shadowed = set()
+    for name, module in list(sys.modules.items()):
+        loaded = getattr(module, "__spec__", None)
+        if "." in name or name in _LOADED_ANYWAY or loaded is None or not loaded.has_location:
+            continue
+        found = PathFinder.find_spec(name, [path])
+        if found is not None and found.has_location and found.origin != loaded.origin:
+            shadowed.add(name)
+    for name in list(sys.modules):
+        if name.partition(".")[0] in shadowed:
+            del sys.modules[name]
 
 
 def _execute_module(name: str) -> None:

@@ -86,6 +86,7 @@ def without_our_line(errors):
     return "".join(line for line in lines if SAID not in line)
 
 
+COMMAND = "from prefactor_trace.cli import main\nif __name__ == '__main__':\n    main()\n"
 FACTS = """
     '''A docstring.'''
     import builtins, inspect, os, signal, sys, warnings
@@ -301,6 +302,31 @@ def test_multiprocessing_finds_the_program(place):
     assert place.runs() == [("program", "v1.0.0", "complete")] * 2
 
 
+def test_what_stands_beside_the_program_wins(place):
+    """Over modules of the same name that we have loaded before it; not over those that `python` has."""
+    own = {
+        f"{name}__dot__py": "mine = True" for name in ("logging", "queue", "os", "encodings", "dataclasses")
+    }
+    place.write(
+        **own,
+        json__slash____init____dot__py="from . import decoder",
+        json__slash__decoder__dot__py="mine = True",
+        email__slash__note__dot__txt="no module",
+        program__dot__py="""
+            import dataclasses, email, encodings, json.decoder, logging, os, queue
+            for each in (dataclasses, email, encodings, json.decoder, logging, os, queue):
+                print(each.__name__, getattr(each, "mine", False))
+            """,
+    )
+    place.write(bin__slash__command=COMMAND)  # with -m, they would stand beside ourselves
+    started = place.start("program.py"), place.start("bin/command", "run", "program.py")
+    bare, ours = [(*each.communicate(timeout=60), each.returncode) for each in started]
+
+    assert (ours[0], without_our_line(ours[1]), ours[2]) == bare
+    assert bare[0].count("True") == 4
+    assert place.runs() == [("program", "v1.0.0", "complete")]
+
+
 def test_a_program_that_is_not_there(place):
     """The same words, the same status, and no run."""
     bare, ours = place.both("pack/../none.py")
@@ -332,7 +358,7 @@ def test_a_signal_from_outside(place, number):
 def test_the_installed_command_is_the_same(place):
     """`prefactor-trace run`, from a folder of commands that the program must not find on its path."""
     place.write(
-        bin__slash__command="from prefactor_trace.cli import main\nif __name__ == '__main__':\n    main()\n",
+        bin__slash__command=COMMAND,
         program__dot__py=FACTS + "signal.raise_signal(signal.SIGINT)",
     )
     bare = place.start("program.py", "x")
