@@ -359,7 +359,7 @@ def test_the_installed_command_is_the_same(place):
     """`prefactor-trace run`, from a folder of commands that the program must not find on its path."""
     place.write(
         bin__slash__command=COMMAND,
-        program__dot__py=FACTS + "signal.raise_signal(signal.SIGINT)",
+        program__dot__py=FACTS + "sys.exit(5)",
     )
     bare = place.start("program.py", "x")
     ours = place.start(
@@ -368,8 +368,8 @@ def test_the_installed_command_is_the_same(place):
     shown = [(*each.communicate("in", timeout=60), each.returncode) for each in (bare, ours)]
 
     assert (shown[1][0], without_our_line(shown[1][1]), shown[1][2]) == shown[0]
-    assert shown[0][2] == -signal.SIGINT
-    assert place.runs() == [("A bot", "7", "cancelled")]
+    assert shown[0][2] == 5
+    assert place.runs() == [("A bot", "7", "failed")]
 
 
 def test_steps_of_all_threads_are_in_the_run(place):
