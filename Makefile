@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help install demo test lint format bench bench-llm soak durability clean
+.PHONY: help install demo test lint format bench bench-llm soak durability matrix clean
 
 help:
 	@echo "make demo     run a real agent against a local platform and show its record (KEEP=1 leaves the platform running)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-llm   print what an LLM call costs, beside other instrumentations"
 	@echo "make soak     kill, cut off and fork for an hour; SEEDS=... FIRST=... OUTAGE=... choose what"
 	@echo "make durability   print what arrives of 200 spans, whatever happens, beside other libraries"
+	@echo "make matrix   run the tests of each SDK with the oldest and the newest version claimed; SDK=... for some"
 	@echo "make install  a .venv with everything for development"
 
 $(VENV)/.local: pyproject.toml
@@ -77,5 +78,8 @@ soak: $(VENV)/.dev
 durability: .venv-durability/.ready
 	.venv-durability/bin/python benchmarks/durability.py $(ARGS)
 
+matrix:
+	@$(PYTHON) tests/integrations/matrix.py $(SDK)
+
 clean:
-	rm -rf $(VENV) .venv-durability .venv-llm dist build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-matrix .venv-durability .venv-llm dist build .mypy_cache .ruff_cache .hypothesis

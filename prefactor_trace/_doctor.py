@@ -1,15 +1,22 @@
-"""What `prefactor-trace doctor` says: which settings hold and where they come from, who is there, and what waits."""
+"""What `prefactor-trace doctor` says.
+
+Which settings hold and where they come from, who is there, whether our clocks agree, what waits, and which SDKs record
+themselves.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import sys
 import time
+import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from prefactor_trace import _inventory, _local, _spool
+from prefactor_trace import _inventory, _local, _spool, integrations
 from prefactor_trace._settings import from_environment
 from prefactor_trace._version import __version__
 
@@ -19,6 +26,10 @@ if TYPE_CHECKING:
 
     from prefactor_trace._local import Destination
     from prefactor_trace._settings import Settings
+
+
+# A run whose times are further off is hard to lay beside anything else. Whole seconds are all that HTTP's dates have.
+_CLOCKS_MAY_DIFFER = 10.0
 
 
 class Finding(NamedTuple):
@@ -36,29 +47,35 @@ class Finding(NamedTuple):
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield what is found. Asks the destination, if there is one; changes nothing, and never shows a token."""
+    """Yield what is found. Never shows a token.
+
+    Asks the destination, if there is one, and imports every SDK that is installed, which takes seconds. Changes nothing.
+    """
     yield Finding(
         "version", f"prefactor_trace {__version__}, Python {platform.python_version()}, {platform.system()}"
     )
     for name, value, variable in from_environment(settings):  # what is not set is as the README says
         yield Finding(name, f"{value}   from {variable}")
-    yield _destination(settings)
+    yield from _destination(settings)
     yield from _waiting(settings)
+    yield from _sdks()
 
 
-def _destination(settings: Settings) -> Finding:
+def _destination(settings: Settings) -> Iterator[Finding]:
     if settings.disabled:
-        return Finding("destination", "none: PREFACTOR_DISABLED is set", is_trouble=True)
+        yield Finding("destination", "none: PREFACTOR_DISABLED is set", is_trouble=True)
+        return
     destination = settings.destination or _local.find(settings.state_dir)
     if destination is None:
         text = (
             "none: PREFACTOR_API_TOKEN is not set and no local platform is running; records wait in the spool"
         )
-        return Finding("destination", text, is_trouble=True)
-    return _asked(destination, settings.request_timeout)
+        yield Finding("destination", text, is_trouble=True)
+        return
+    yield from _asked(destination, settings.request_timeout)
 
 
-def _asked(destination: Destination, timeout: float) -> Finding:
+def _asked(destination: Destination, timeout: float) -> Iterator[Finding]:
     import anyio
 
     from prefactor_trace.http import (
@@ -68,26 +85,44 @@ def _asked(destination: Destination, timeout: float) -> Finding:
         PrefactorHttpError,
     )
 
+    config = HttpClientConfig(
+        destination.url, destination.token, request_timeout=timeout, connect_timeout=timeout, max_retries=0
+    )
+    client = PrefactorHttpClient(config)
+
     async def ping() -> float:
-        config = HttpClientConfig(
-            destination.url,
-            destination.token,
-            request_timeout=timeout,
-            connect_timeout=timeout,
-            max_retries=0,
-        )
-        async with PrefactorHttpClient(config) as client:
+        async with client:
             start = time.monotonic()
             await client.validate_token()
             return time.monotonic() - start
 
     try:
         seconds = anyio.run(ping)
+        yield Finding("destination", f"{destination.url} takes the token, in {1_000 * seconds:.0f} ms")
     except PrefactorAuthError as error:
-        return Finding("destination", f"{destination.url} refuses the token ({error})", is_trouble=True)
+        yield Finding("destination", f"{destination.url} refuses the token ({error})", is_trouble=True)
     except (PrefactorHttpError, ValueError) as error:
-        return Finding("destination", f"{destination.url}: {error}", is_trouble=True)
-    return Finding("destination", f"{destination.url} takes the token, in {1_000 * seconds:.0f} ms")
+        yield Finding("destination", f"{destination.url}: {error}", is_trouble=True)
+    if client.server_time is not None:
+        yield clocks(client.server_time, time.time())
+
+
+def clocks(told: str, now: float) -> Finding:
+    """Compare the header Date of an answer that came just *now* (Unix seconds) with our clock."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        ahead = now - parsedate_to_datetime(told).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return Finding("clock", "the destination does not say what time it is")
+    if abs(ahead) <= _CLOCKS_MAY_DIFFER:
+        return Finding("clock", f"as the destination's, to within {max(1.0, abs(ahead)):.0f} s")
+    how = "ahead of" if ahead > 0 else "behind"
+    return Finding(
+        "clock",
+        f"{abs(ahead):,.0f} s {how} the destination's: times of runs and steps will be off",
+        is_trouble=True,
+    )
 
 
 def _waiting(settings: Settings) -> Iterator[Finding]:
@@ -123,3 +158,22 @@ def _rejected(path: Path) -> Counter[str]:
     except OSError:
         pass
     return reasons
+
+
+def _sdks() -> Iterator[Finding]:
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        warnings.catch_warnings(),
+    ):  # what they have to say is not the answer
+        warnings.simplefilter("ignore")
+        found = integrations.examine()
+    for each in found:
+        claimed = integrations.claimed(each.name)
+        if each.state == "missing":
+            yield Finding(each.name, f"not installed; records {claimed}")
+        else:
+            # What is still waited for is optional: this version of the SDK has no such module.
+            state = "recorded" if each.is_taken else each.state
+            yield Finding(
+                each.name, f"{state}: {each.detail}; records {claimed}", is_trouble=not each.is_taken
+            )

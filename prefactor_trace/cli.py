@@ -1,4 +1,4 @@
-"""The command line: `prefactor-trace serve`, `doctor`, `schema`, `spool ...` and `--version`.
+"""The command line: `prefactor-trace serve`, `run`, `doctor`, `schema`, `spool ...` and `--version`.
 
 Importing this needs nothing but the standard library; what the commands need comes with the extra `local`, and who
 has not installed it is told how to.
@@ -29,6 +29,13 @@ _NEEDED = ("rich", "starlette", "typer", "uvicorn")
 
 def main() -> None:
     """Run the command that the arguments name."""
+    if sys.argv[1:2] == [
+        "run"
+    ]:  # first of all: the program is to find nothing of ours loaded that it can do without
+        from prefactor_trace import _run
+
+        _run.main(sys.argv[2:])
+        return
     if not all(importlib.util.find_spec(name) for name in _NEEDED):
         sys.exit("The local platform needs more packages:\n\n    pip install 'prefactor-trace[local]'\n")
     try:
@@ -83,6 +90,12 @@ def _application(settings: Settings) -> "typer.Typer":
             typer.echo(f"{'!' if each.is_trouble else ' '} {each.about:<{width}}  {each.text}")
         if any(each.is_trouble for each in findings):
             raise typer.Exit(1)
+
+    @application.command(
+        help="Run a program and record it: a run around all of it, and every LLM call in it."
+    )
+    def run() -> None:
+        """Stand in the list of commands; `main` has gone another way already."""
 
     @application.command()
     def schema(

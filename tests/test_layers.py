@@ -27,7 +27,6 @@ LAYERS = [
     {"_wire"},
     {"exporters", "_network"},
     {"_worker", "_settings", "_inventory"},
-    {"_doctor"},
     {"_stream", "_parameters"},
     {"_tracer", "_context", "_wrap", "_arguments"},
     {"_decorate"},
@@ -37,8 +36,9 @@ LAYERS = [
     {"_api", "integrations"},
     {"_strands"},
     {"testing", "__init__"},
-    {"server", "_program", "pytest_plugin"},
+    {"server", "_program", "_run", "_doctor", "pytest_plugin"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

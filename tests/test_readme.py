@@ -66,8 +66,9 @@ def test_shell_commands_exist():
             assert re.search(r"^local = \[", project, re.MULTILINE)
         else:
             assert f'{words[0]} = "prefactor_trace.cli:main"' in project
+            own = words[1:2] if words[1] == "run" else words[1:]  # the rest is the program's
             shown = subprocess.run(
-                [sys.executable, "-c", "from prefactor_trace.cli import main; main()", *words[1:], "--help"],
+                [sys.executable, "-c", "from prefactor_trace.cli import main; main()", *own, "--help"],
                 capture_output=True,
                 check=True,
                 env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},

@@ -89,6 +89,8 @@ class PrefactorHttpClient:
         self._http: httpx.AsyncClient | None = None
         self._loop: object = None
         self._retries = RetryHandler(config)
+        self.server_time: str | None = None
+        """The header Date of the last answer."""
         self._agents = AgentClient(self)
         self._agent_instances = AgentInstanceClient(self)
         self._agent_spans = AgentSpanClient(self)
@@ -280,6 +282,7 @@ class PrefactorHttpClient:
             raise _too_large(path)
         if scope.cancelled_caught:
             raise PrefactorTransportError(too_late)
+        self.server_time = response.headers.get("date")
         body = _unpacked(bytes(raw), response.headers.get("content-encoding"), path)
         return _Answer(response.status_code, body, response.headers.get("retry-after"))
 

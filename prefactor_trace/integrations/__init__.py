@@ -106,6 +106,7 @@ class _Integrated:
 
         self.name = name
         self._module = module
+        self.requires = module.REQUIRES
         self._requires = re.split(r"(?=[<>=!~ ;\[])", module.REQUIRES, maxsplit=1)
         self._switch = Switch(name)
         self._undo: list[Callable[[], object]] = []
@@ -145,6 +146,17 @@ class _Integrated:
         for module, _ in self._acts():
             if module in sys.modules:
                 importlib.import_module(module)
+
+    def import_now(self) -> None:
+        """Import what the taps belong to; what cannot be imported and is not optional is trouble."""
+        taps = getattr(self._module, "TAPS", ())
+        needed = {tap.where.partition(":")[0] for tap in taps if not tap.is_optional}
+        for module, _ in self._acts():
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                if not taps or module in needed:
+                    self._trouble.append(f"{module} cannot be imported: {type(error).__name__}: {error}")
 
     def start(self) -> None:
         """Place the taps, or wait for the modules they belong to."""
@@ -288,6 +300,25 @@ def report() -> Instrumented:
     """Return where every integration stands, those without their SDK too."""
     with _lock:
         return Instrumented(_known(name).report() for name in _sources() if _loads(name))
+
+
+def examine() -> Instrumented:
+    """Import every SDK that is installed, see whether its taps take, and leave all as it was.
+
+    Takes seconds, and runs what the SDKs do when they are imported: for `prefactor-trace doctor`.
+    """
+    wanted = {each.name for each in report() if each.is_taken}
+    for each in instrument():
+        _known(each.name).import_now()
+    found = report()
+    if placed := [each.name for each in found if each.name not in wanted]:
+        uninstrument(*placed)
+    return found
+
+
+def claimed(name: str) -> str:
+    """Return the distribution, and those of its versions, that the integration of that name is tested with."""
+    return str(_known(name).requires)
 
 
 def _sources() -> dict[str, str]:

@@ -535,6 +535,69 @@ def test_a_call_that_is_open_is_recorded_to_its_end(run):
     assert span.result == {"values": [0, 1]}
 
 
+def test_a_real_call_that_is_open_is_recorded_to_its_end(sdks, provider, recorded):
+    """Whatever is said meanwhile, from other threads too, it is one span; what is called between is recorded or not."""
+    import openai
+
+    before = sdk_functions()
+    ask = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    pt.instrument()
+    with pt.instance(), openai.OpenAI(base_url=f"{provider.url}/v1", api_key="key") as client:
+        stream = client.chat.completions.create(**ask, stream=True)
+        next(stream)
+        in_threads(pt.instrument, pt.instrument)
+        client.chat.completions.create(**ask)
+        pt.uninstrument()
+        client.chat.completions.create(**ask)
+        next(stream)
+        pt.instrument("openai")
+        text = "".join(each.choices[0].delta.content or "" for each in stream)
+    pt.uninstrument()
+
+    assert [span.status for span in recorded.spans] == ["complete", "complete"]
+    assert recorded.spans[0].result["text"].endswith(text)
+    assert recorded.spans[0].result["finish_reason"] == "stop"
+    assert all(new is old for new, old in zip(sdk_functions(), before, strict=True))
+
+
+def test_calls_go_on_while_taps_come_and_go(sdks, provider):
+    """In other threads, and all the time: every call has its answer, and every span its end."""
+    import openai
+
+    before = sdk_functions()
+    answers, done = [], threading.Event()
+    ask = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+    def call():
+        with pt.instance(), openai.OpenAI(base_url=f"{provider.url}/v1", api_key="key") as client:
+            for _ in range(20):
+                stream = client.chat.completions.create(**ask, stream=True)
+                answers.append("".join(each.choices[0].delta.content or "" for each in stream))
+                answers.append(client.chat.completions.create(**ask).choices[0].message.content)
+        done.set()
+
+    def turn():
+        while not done.is_set():
+            pt.instrument("openai")
+            pt.uninstrument("openai")
+
+    with recording() as found:
+        in_threads(call, turn, turn)
+    pt.uninstrument()
+
+    assert answers == ["It is sunny in Paris."] * 40
+    assert {span.status for span in found.spans} <= {"complete"}
+    assert all(new is old for new, old in zip(sdk_functions(), before, strict=True))
+
+
+def in_threads(*functions):
+    threads = [threading.Thread(target=each) for each in functions]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
 def test_unknown_names_are_refused():
     """With a suggestion, or with all there are."""
     with pytest.raises(pt.ConfigurationError, match="did you mean 'openai'"):
@@ -778,6 +841,23 @@ def test_what_an_exporter_does_is_not_recorded():
 
     assert (ledger.created, ledger.delivered) == (4, 4)
     assert exporter.batches > 1
+
+
+def test_our_own_requests_are_not_recorded(sdks, tmp_path):
+    """The exporter speaks HTTP as SDKs do; with all taps in place, it is not among what is recorded."""
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    from prefactor_trace.server import LocalPlatform
+
+    pt.instrument()
+    with LocalPlatform(tmp_path / "db") as platform:
+        settings = {"api_url": platform.url, "api_token": platform.token, "implicit_instances": True}
+        tracer = pt.Tracer(environ={}, spool=False, **settings)
+        with tracer.instance(), pt.span("step"):
+            pass
+        ledger = tracer.shutdown(10)
+
+    assert (ledger.created, ledger.delivered) == (4, 4)  # the run has three records
 
 
 # -- bytes -------------------------------------------------------------------------------------------------
