@@ -29,7 +29,7 @@ from prefactor_trace.integrations._tap import Asked, Reply, Tap
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-REQUIRES = "google-genai>=1.10,<4"
+REQUIRES = "google-genai>=1.74,<4"
 
 _ANY = {"type": "object"}
 _TEXT = {"type": "string"}
@@ -98,6 +98,7 @@ class _Content:
         self._model = model
         self._head: dict[str, Any] = {}
         self._candidates: dict[int, dict[str, Any]] = {}
+        self._error: str | None = None
         self._is_done = False
 
     def whole(self, value: Any) -> None:
@@ -106,6 +107,7 @@ class _Content:
 
     def add(self, event: Any) -> None:
         chunk = _body(event)
+        self._error = text(some_dict(chunk.get("error")).get("message")) or self._error
         self._head |= present(**{name: chunk.get(name) for name in _HEAD})
         for place, candidate in enumerate(map(some_dict, some_list(chunk.get("candidates")))):
             index = count(candidate.get("index"))
@@ -134,6 +136,7 @@ class _Content:
                 model=model,
                 provider_usage=usage,
             ),
+            error=self._error,
             is_whole=self._is_done or bool(blocked) or _are_finished(found),
             priced_as=("google", model),
         )
