@@ -40,13 +40,35 @@ class Patch(NamedTuple):
         return True
 
 
-def place(where: str, wrap: Callable[[Any], Any]) -> Patch:
-    """Replace the function at *where* ("module:Class.method"). Raises AttributeError if there is none."""
+class Inside(NamedTuple):
+    """A function that stands in the place of another inside the function around it, in its closure's *cell*."""
+
+    cell: Any
+    original: Any
+    replacement: Any
+
+    def undo(self) -> bool:
+        """Put the original back, if what stands there is ours; say whether it was."""
+        is_ours: bool = self.cell.cell_contents is self.replacement
+        if is_ours:
+            self.cell.cell_contents = self.original
+        return is_ours
+
+
+def place(where: str, wrap: Callable[[Any], Any]) -> Patch | Inside:
+    """Replace the function at *where*. Raises AttributeError if there is none.
+
+    *where*: "module:function", "module:Class.method", or "module:function/variable": what a function that has been
+    decorated calls by that variable of its closure. So it is also tapped for those who have the function already.
+    """
     module, _, path = where.partition(":")
+    path, _, variable = path.partition("/")
     *owners, name = path.split(".")
     owner: Any = sys.modules[module]
     for each in owners:
         owner = getattr(owner, each)
+    if variable:
+        return _place_inside(getattr(owner, name), variable, wrap)
     original = vars(owner).get(name, _MISSING)
     function = getattr(owner, name) if original is _MISSING else original
     if isinstance(function, (classmethod, staticmethod)):
@@ -55,6 +77,16 @@ def place(where: str, wrap: Callable[[Any], Any]) -> Patch:
         replacement = wrap(function)
     setattr(owner, name, replacement)
     return Patch(owner, name, original, replacement)
+
+
+def _place_inside(function: Any, variable: str, wrap: Callable[[Any], Any]) -> Inside:
+    names = function.__code__.co_freevars
+    if variable not in names:
+        raise AttributeError(f"{function.__qualname__} has no {variable!r} inside")
+    cell = function.__closure__[names.index(variable)]
+    inside = Inside(cell, cell.cell_contents, wrap(cell.cell_contents))
+    cell.cell_contents = inside.replacement
+    return inside
 
 
 class _Finder(importlib.abc.MetaPathFinder):

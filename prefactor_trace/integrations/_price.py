@@ -15,6 +15,7 @@ _COUNTS = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
     "cache_read_tokens": "cache_read_tokens",
+    "cache_audio_read_tokens": "cache_audio_read_tokens",
     "cache_write_tokens": "cache_write_tokens",
     "input_audio_tokens": "input_audio_tokens",
     "output_audio_tokens": "output_audio_tokens",

@@ -170,13 +170,24 @@ def present(**given: Any) -> dict[str, Any]:
 # -- images, audio and secrets --------------------------------------------------------------------------------------
 
 # What holds base64, and the fields beside it that tell of what.
-_BASE64_FIELDS = ("data", "file_data", "b64_json", "partial_image_b64", "result", "image_base64")
-_KIND_FIELDS = ("media_type", "mime_type", "format", "output_format")
+_BASE64_FIELDS = (
+    "data",
+    "file_data",
+    "b64_json",
+    "partial_image_b64",
+    "result",
+    "image_base64",
+    "thoughtSignature",
+    "thought_signature",
+)
+_KIND_FIELDS = ("media_type", "mime_type", "mimeType", "format", "output_format")
 _DIGESTED = 16 * 1024  # as capture does: the digest is of so many bytes
 _SHORT = 256  # what is shorter is shown
 # The entries of a request that tell the provider of a server, and with what to log in there.
 _SERVERS = ("mcp", "url")
 _SECRETS = ("authorization", "authorization_token", "headers")
+# Google's, which stand anywhere.
+_CREDENTIALS = ("authConfig", "auth_config", "apiAuth", "api_auth")
 _MASK = "**********"  # as capture has it for secrets
 _MOST_VALUES = 50_000
 
@@ -209,9 +220,9 @@ class _Media:
 
     def _read_dict(self, value: dict[Any, Any], depth: int) -> Any:
         fields = {}
-        is_server = value.get("type") in _SERVERS
+        is_server = value.get("type") in _SERVERS or ("url" in value and "headers" in value)
         for name, item in value.items():
-            if is_server and name in _SECRETS and item is not None:
+            if item is not None and (name in _CREDENTIALS or (is_server and name in _SECRETS)):
                 fields[name] = _MASK
                 continue
             is_base64 = name in _BASE64_FIELDS and type(item) is str and len(item) > _SHORT
@@ -242,7 +253,8 @@ def _of_base64(data: str, media: str) -> Any:
     """Return the marker of capture for bytes, and their *media* kind."""
     data = data.partition(",")[2] if data.startswith("data:") else data
     try:
-        beginning = b64decode(data[: _DIGESTED // 3 * 4 + 4], validate=True)[:_DIGESTED]
+        # Google's alphabet, and by this the usual one, too
+        beginning = b64decode(data[: _DIGESTED // 3 * 4 + 4], altchars=b"-_", validate=True)[:_DIGESTED]
     except (NotBase64, ValueError):
         return data
     padding = data[-2:].count("=")

@@ -11,7 +11,8 @@ Theory of operation. A `Tap` that *asks* opens a `Call` around a function. How t
 - an HTTP response, which another tap *hears*: its body is read already, or is observed while the user reads it, in
   whatever way the SDK offers. The user's own reading drives it; nothing is read ahead, and nothing is read twice. If
   the SDK gives out a stream object, its inner iterator is watched as well: it knows what the user has been given, and
-  which exception the user sees.
+  which exception the user sees;
+- a stream object of the SDK whose own steps are tapped: what they give out is added, and how they end, ends the call.
 
 Who ends a call first, ends it. A call inside a call (a framework's around an SDK's) takes the tokens: the outer one
 keeps the structure, so the same tokens are never counted twice.
@@ -26,7 +27,7 @@ import inspect
 import logging
 import time
 import types
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from prefactor_trace import _context, _guard, _wrap
 from prefactor_trace._context import NO_RESULT, current, leave
@@ -109,11 +110,13 @@ class Tap(NamedTuple):
     """One function of an SDK, and the pure functions that read its calls. Each takes `args` and `kwargs`.
 
     Attributes:
-        where: "package.module:Class.method" or "package.module:function".
+        where: "package.module:Class.method" or "package.module:function"; see `_patch.place`.
         asks: Reads a call of it that is to be recorded; None for one that is not.
         hears: Finds the response that the call around it has had.
         failed: Reads what is worth knowing of an exception that has left the call.
         iterator: Attribute of a stream object of the SDK that holds the iterator behind it.
+        stream: What it does with the stream object that it is a method of, and that a call has returned: it "gives"
+            the next item, or "closes" it.
         is_optional: Not every version has it.
     """
 
@@ -122,6 +125,7 @@ class Tap(NamedTuple):
     hears: Callable[[tuple[Any, ...], dict[str, Any]], Heard | None] | None = None
     failed: Callable[[BaseException], Mapping[str, Any]] | None = None
     iterator: str | None = None
+    stream: Literal["gives", "closes"] | None = None
     is_optional: bool = False
 
 
@@ -281,6 +285,9 @@ class Call:
             return _passed(_passing, value, self)
         if inspect.isasyncgen(value):
             return _passed(_passing_async, value, self)
+        if _gives(type(value)):
+            vars(value)[_HOLD] = _Hold(self)
+            return value
         self.whole(value)
         self.ended()
         return value
@@ -329,6 +336,8 @@ class Call:
         self.is_inside = False
         if self._answer is not None:
             self.body_closed(self._answer)
+        elif not self._is_over:
+            self.ended() if self._reply().is_whole else self.abandoned()
 
     # -- inside --------------------------------------------------------------------------------------------
 
@@ -419,6 +428,10 @@ def tapped(function: Callable[..., Any], tap: Tap, switch: Switch) -> Any:
     """Return *function*, of an SDK, with *tap* at it."""
     if tap.hears is not None:
         return _hearing(function, tap.hears, switch)
+    if tap.stream == "closes":
+        return _closing(function)
+    if tap.stream == "gives":
+        return (_async_giving if inspect.iscoroutinefunction(function) else _giving)(function)
     if inspect.iscoroutinefunction(function):
         return _coroutine_function(function, tap, switch)
     return _function(function, tap, switch)
@@ -563,6 +576,96 @@ class _AsyncItems:
             call.is_inside = False
         call.items_given += 1  # type: ignore[operator] # a number since there are items
         return item
+
+
+# Where a stream object of an SDK holds its call, if its steps are tapped.
+_HOLD = "_prefactor_trace_call"
+
+
+class _Hold:
+    """A call in its stream object: it goes when that goes."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def __del__(self) -> None:
+        self.call.dropped()
+
+
+def _held(stream: Any) -> Call | None:
+    """Return the call that has returned *stream*, if it is recorded."""
+    hold = getattr(stream, "__dict__", {}).get(_HOLD)
+    return None if hold is None else hold.call
+
+
+def _gives(kind: type) -> bool:
+    """Say whether the steps of a stream object are tapped."""
+    return any(
+        getattr(getattr(kind, name, None), "gives_to_a_call", False) for name in ("__next__", "__anext__")
+    )
+
+
+def _giving(function: Callable[..., Any]) -> Any:
+    @functools.wraps(function)
+    def wrapper(stream: Any) -> Any:
+        call = _held(stream)
+        if call is None or call.is_inside:  # one step may go by another
+            return function(stream)
+        tokens = call.enter()
+        call.is_inside = True
+        try:
+            item = function(stream)
+        except StopIteration:
+            call.ended()
+            raise
+        except BaseException as error:
+            call.raised(error)
+            raise
+        finally:
+            call.is_inside = False
+            call.leave(tokens)
+        call.add(item)
+        return item
+
+    wrapper.gives_to_a_call = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _async_giving(function: Callable[..., Any]) -> Any:
+    @functools.wraps(function)
+    async def wrapper(stream: Any) -> Any:
+        call = _held(stream)
+        if call is None or call.is_inside:  # one step may go by another
+            return await function(stream)
+        tokens = call.enter()
+        call.is_inside = True
+        try:
+            item = await function(stream)
+        except StopAsyncIteration:
+            call.ended()
+            raise
+        except BaseException as error:
+            call.raised(error)
+            raise
+        finally:
+            call.is_inside = False
+            call.leave(tokens)
+        call.add(item)
+        return item
+
+    wrapper.gives_to_a_call = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _closing(function: Callable[..., Any]) -> Any:
+    @functools.wraps(function)
+    def wrapper(stream: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _held(stream)
+        if call is not None:
+            call.dropped()
+        return function(stream, *args, **kwargs)
+
+    return wrapper  # of a coroutine function, too: what it returns is the same coroutine
 
 
 class _Body:

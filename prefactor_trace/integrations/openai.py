@@ -175,7 +175,7 @@ class _Chat:
         model = text(self._head.get("model"))
         return Reply(
             result=result,
-            usage=_usage(self._usage),
+            usage=token_usage(self._usage),
             metadata=_about(self._head, self._usage),
             error=self._error,
             is_whole=self._is_done or bool(choices and all(each.get("finish_reason") for each in choices)),
@@ -233,7 +233,7 @@ class _Response:
         model = text(body.get("model"))
         return Reply(
             result=result,
-            usage=_usage(usage),
+            usage=token_usage(usage),
             metadata=_about(body, usage),
             error=self._error or _error(body.get("error")),
             is_whole=self._is_done,
@@ -262,7 +262,7 @@ class _Embeddings:
         model = text(self._body.get("model"))
         return Reply(
             result={"count": len(vectors), **present(dimensions=_dimensions(first))} if vectors else None,
-            usage=_usage({"completion_tokens": 0, **usage} if usage else usage),
+            usage=token_usage({"completion_tokens": 0, **usage} if usage else usage),
             metadata=_about(self._body, usage),
             error=_error(self._body.get("error")),
             is_whole=bool(vectors),
@@ -361,7 +361,7 @@ def _output(items: list[Any], texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _usage(usage: Mapping[str, Any]) -> dict[str, int] | None:
+def token_usage(usage: Mapping[str, Any]) -> dict[str, int] | None:
     """Return the counts of either interface. What is read from a cache is part of the prompt."""
     if not usage:
         return None
@@ -404,12 +404,10 @@ def _error(error: Any) -> str | None:
     return ": ".join(word for word in words if word) or "the provider says that it failed"
 
 
-TAPS = taps(
-    "openai",
-    {
-        "/chat/completions": Endpoint(CHAT, "chat", ("model", "messages", "tools"), _Chat),
-        "/responses": Endpoint(RESPONSES, "respond", ("model", "instructions", "input", "tools"), _Response),
-        "/embeddings": Endpoint(EMBEDDINGS, "embed", ("model", "input"), _Embeddings),
-        "/completions": Endpoint(COMPLETIONS, "complete", ("model", "prompt"), _Chat),
-    },
-)
+ENDPOINTS = {
+    "/chat/completions": Endpoint(CHAT, "chat", ("model", "messages", "tools"), _Chat),
+    "/responses": Endpoint(RESPONSES, "respond", ("model", "instructions", "input", "tools"), _Response),
+    "/embeddings": Endpoint(EMBEDDINGS, "embed", ("model", "input"), _Embeddings),
+    "/completions": Endpoint(COMPLETIONS, "complete", ("model", "prompt"), _Chat),
+}
+TAPS = taps("openai", ENDPOINTS)

@@ -27,6 +27,13 @@ def provider(server):
     return server
 
 
+@pytest.fixture(scope="module")
+def mock():
+    """A model server that others have written."""
+    with pytest.importorskip("llmock.testing").LLMockServer() as found:
+        yield found
+
+
 @pytest.fixture(autouse=True)
 def no_taps():
     yield

@@ -1,4 +1,4 @@
-"""A model provider on loopback: real HTTP, in the wire formats of OpenAI and Anthropic, with faults on demand.
+"""A model provider on loopback: real HTTP, in the wire formats of OpenAI, Anthropic and Google, with faults on demand.
 
 What it answers depends on the request alone, so two programs that ask the same get the same, byte by byte. Faults are
 handed to it one by one, each for one request:
@@ -19,6 +19,8 @@ import gzip
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from . import gemini
 
 WORDS = ["It", " is", " sunny", " in", " Paris", "."]
 CACHED = {"cached_tokens": 4}
@@ -91,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind = next(name for name in _ANSWERS if self.path.split("?")[0].endswith(name))
         whole, events = _ANSWERS[kind]
         arguments = '{"city":' if fault == "bad arguments" else TOOL["arguments"]
-        if body.get("stream"):
+        if body.get("stream") or whole is None:
             self.stream(list(events(body, self.provider.words, arguments)), fault)
         else:
             self.document(whole(body, self.provider.words, arguments), fault=fault)
@@ -134,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
             if number == middle and fault == "error":
                 error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
                 event = f"event: error\ndata: {json.dumps(error)}\n\n"
+                if "GenerateContent" in self.path:
+                    event = gemini.ERROR
             self.chunk(event.encode())
             if number == 0 and fault == "hold":
                 self.wfile.flush()
@@ -347,4 +351,5 @@ _ANSWERS = {
     "/embeddings": (embeddings, None),
     "/messages": (message, message_events),
     "/count_tokens": (lambda *_: {"input_tokens": 11}, None),
+    **gemini.ANSWERS,
 }

@@ -326,6 +326,106 @@ def test_a_killed_program_has_counted_its_tokens(tmp_path):
 # -- who has the tokens ------------------------------------------------------------------------------------
 
 
+class Words:
+    """A stream object of an SDK: it gives words, and one step can go by another."""
+
+    def __init__(self, words, by_steps=False):
+        self.words = iter(words)
+        self.by_steps = by_steps
+        self.is_closed = False
+
+    def __iter__(self):
+        return self
+
+    def __aiter__(self):
+        return self
+
+    def __next__(self):
+        if self.by_steps:
+            self.by_steps = False
+            return next(self)
+        word = next(self.words)
+        if word == "bad":
+            raise ValueError(word)
+        return word
+
+    async def __anext__(self):
+        await asyncio.sleep(0)
+        try:
+            return next(self.words)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    def close(self):
+        self.is_closed = True
+        return "closed"
+
+
+@pytest.fixture
+def words(monkeypatch):
+    """Return a function of an SDK that returns streams of words, with taps at it and at its streams' steps."""
+    switch = Switch("toy")
+    for name, does in (("__next__", "gives"), ("__anext__", "gives"), ("close", "closes")):
+        tap = Tap(f"toy:Words.{name}", stream=does)
+        monkeypatch.setattr(Words, name, _tap.tapped(vars(Words)[name], tap, switch))
+    return _tap.tapped(Words, TAP, switch)
+
+
+def test_a_stream_object_whose_steps_are_tapped(words, run):
+    """It is the very object, and its own; what it gives is added once, even if one step goes by another."""
+    stream = words(["a", "b"], by_steps=True)
+
+    assert type(stream) is Words
+    assert list(stream) == ["a", "b"]
+    assert list(words(["c"])) == ["c"]
+    first, second = run.spans
+    assert (first.status, first.result) == ("complete", {"values": ["a", "b"]})
+    assert first.metadata["time_to_first_token_ms"] >= 0
+    assert second.result == {"values": ["c"]}
+
+
+def test_an_async_stream_object_whose_steps_are_tapped(words, run):
+    """The same for an asynchronous one."""
+
+    async def read():
+        return [word async for word in words(["a", "b"])]
+
+    assert asyncio.run(read()) == ["a", "b"]
+    (span,) = run.spans
+    assert (span.status, span.result) == ("complete", {"values": ["a", "b"]})
+
+
+def test_a_stream_object_that_fails_is_left_or_was_nobodys(words, run, monkeypatch):
+    """Exceptions go through; who closes or drops it, wants no more; one that no call has returned is left alone."""
+    monkeypatch.setattr(Kept, "reply", lambda self: Reply(result={"values": self.values}, is_whole=False))
+    with pytest.raises(ValueError, match="bad"):
+        list(words(["a", "bad"]))
+    stream = words(["a", "b"])
+    next(stream)
+    assert stream.close() == "closed"
+    assert next(stream) == "b"
+    dropped = words(["a", "b"])
+    next(dropped)
+    del dropped
+    gc.collect()
+    assert list(Words(["a"])) == ["a"]
+    assert Words([]).close() == "closed"
+
+    failed, closed, left = run.spans
+    assert (failed.status, failed.result) == ("failed", {"values": ["a"]})
+    for span in (closed, left):
+        assert (span.status, span.result, span.metadata["abandoned"]) == ("complete", {"values": ["a"]}, True)
+
+
+def test_between_two_steps_the_context_is_the_consumers(words, run):
+    """As between the items of a generator."""
+    for _ in words(["a", "b"]):
+        with pt.span("between"):
+            pass
+
+    assert {span.parent_id for span in run.spans} == {None}
+
+
 def test_the_innermost_call_has_the_tokens(run):
     """A framework's call around an SDK's keeps the structure and leaves the counting to it."""
     outer_type = toy("call")
@@ -478,14 +578,14 @@ def sdks():
 def test_uninstrument_restores_identity(sdks):
     """Twice in, once out: the very same functions."""
     before = sdk_functions()
-    assert pt.instrument().taken == ("anthropic", "openai")
+    assert pt.instrument("anthropic", "openai").taken == ("anthropic", "openai")
     pt.instrument("openai", "openai")
     assert not any(new is old for new, old in zip(sdk_functions(), before, strict=True))
 
     pt.uninstrument()
     assert all(new is old for new, old in zip(sdk_functions(), before, strict=True))
     pt.uninstrument()
-    assert {each.state for each in integrations.report()} == {"off"}
+    assert {each.state for each in integrations.report()} <= {"off", "missing"}
 
 
 def test_what_others_have_put_over_ours_stays(sdks, run):
@@ -637,12 +737,16 @@ def program(then, *names):
 
 def test_an_sdk_that_is_imported_later_is_tapped(sdks):
     """And the finder is gone; loaders are as they were; nothing is imported for our sake."""
-    lines = program("""
+    lines = program(
+        """
         import openai._base_client as module, anthropic
-        print([(each.name, each.state) for each in pt.integrations.report()])
+        print([(each.name, each.state) for each in pt.integrations.report() if each.is_taken])
         print(module.SyncAPIClient.request.__wrapped__.__qualname__, vars(module.__loader__).keys())
         print(len(finders) - len(sys.meta_path))
-        """)
+        """,
+        "anthropic",
+        "openai",
+    )
     assert lines == [
         "[('anthropic', 'waiting'), ('openai', 'waiting')]",
         "[('anthropic', 'on'), ('openai', 'on')]",
@@ -808,6 +912,34 @@ def test_the_integration_of_the_readme(tmp_path):
         "ask small what? forty two None",
         "ask small what? forty-two {'total_tokens': 7}",
     ]
+
+
+def decorated(function):
+    """Return a function that calls *function* by a variable of its closure."""
+
+    def around(value):
+        return function(value) + 1
+
+    return around
+
+
+def test_a_function_inside_a_decorated_one(monkeypatch):
+    """It is tapped for those who have the decorated one already; what others have put over ours stays."""
+    module = types.ModuleType("toys")
+    monkeypatch.setitem(sys.modules, "toys", module)
+    module.double = held = decorated(lambda value: value * 2)
+    patch = _patch.place("toys:double/function", lambda function: lambda value: function(value) + 100)
+
+    assert held(4) == 109
+    assert patch.undo() is True
+    assert held(4) == 9
+
+    patch = _patch.place("toys:double/function", lambda function: lambda value: function(value) + 100)
+    patch.cell.cell_contents = theirs = lambda value: value
+    assert patch.undo() is False
+    assert patch.cell.cell_contents is theirs
+    with pytest.raises(AttributeError, match="has no 'wrong' inside"):
+        _patch.place("toys:double/wrong", lambda function: function)
 
 
 # -- what our own sending does -----------------------------------------------------------------------------
