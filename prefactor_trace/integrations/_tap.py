@@ -13,8 +13,8 @@ Theory of operation. A `Tap` that *asks* opens a `Call` around a function. How t
   the SDK gives out a stream object, its inner iterator is watched as well: it knows what the user has been given, and
   which exception the user sees.
 
-Who ends a call first, ends it. A call inside a call (a framework's around an SDK's) takes the tokens: the outer one
-keeps the structure, so the same tokens are never counted twice.
+Who ends a call first, ends it. A model's call inside a call (a framework's around an SDK's) takes the tokens: those
+around it keep the structure, so the same tokens are never counted twice.
 
 Whatever fails in here fails for the record only. After several failures in a row an integration switches itself off.
 """
@@ -86,6 +86,7 @@ class Asked(NamedTuple):
     """What is known as a call begins. *inputs* is called at once, but only if somebody wants to know.
 
     *is_partial*: the inputs have parts that can be read only once, by the SDK: they are told with the response.
+    *is_model*: what is called is a model, so the calls around it leave the tokens to it.
     """
 
     type: SpanType
@@ -93,6 +94,7 @@ class Asked(NamedTuple):
     inputs: Callable[[], Mapping[str, Any]]
     reader: Reader
     is_partial: bool = False
+    is_model: bool = True
 
 
 class Heard(NamedTuple):
@@ -185,10 +187,12 @@ class Call:
         self.is_inside = True
         """Whether the SDK is at work: what ends meanwhile is not the end the user sees."""
         self.is_outer = False
-        """Whether there is a call inside it: then the tokens are that one's."""
-        outer = _innermost.get()
-        if outer is not None:
+        """Whether there is a model's call inside it: then the tokens are that one's."""
+        self._before: tuple[Any, Call | None] | None = None
+        self._outer = outer = _innermost.get()
+        while asked.is_model and outer is not None and not outer.is_outer:
             outer.is_outer = True
+            outer = outer._outer  # noqa: SLF001 - of the same class
 
     def enter(self) -> Any:
         """Make the call current; return what `leave` takes."""
@@ -199,6 +203,36 @@ class Call:
         leave(tokens[0], self._scope)
         with contextlib.suppress(ValueError):  # left in another context than it was entered in
             _innermost.reset(tokens[1])
+
+    def become_current(self) -> None:
+        """Make the call current until `step_back`, of which nothing is sure: neither the order nor the context."""
+        self._before = current.get(), _innermost.get()
+        self.enter()
+
+    def step_back(self) -> None:
+        """Make current what was so before `become_current` and is still open, if this call is current here."""
+        call: Call | None = self
+        while call is not None and call._before is not None and _innermost.get() is call:  # noqa: SLF001
+            scope, before = call._before  # noqa: SLF001 - of the same class
+            if current.get() is call._scope:  # noqa: SLF001
+                current.set(scope)
+            _innermost.set(before)
+            call = before if before is not None and before._is_over else None  # noqa: SLF001
+
+    @property
+    def scope(self) -> Any:
+        """What hangs under the call has this as its parent."""
+        return self._scope
+
+    @property
+    def is_innermost(self) -> bool:
+        """Whether no other call has become current inside it, here."""
+        return _innermost.get() is self
+
+    def set_inputs(self, inputs: Callable[[], Mapping[str, Any]]) -> None:
+        """Replace what went in, for a call of which it is known only later."""
+        if type(self._scope) is Span:
+            self._scope.set_payload(self._guarded(inputs) or {})
 
     def note(self, metadata: Mapping[str, Any]) -> None:
         """Keep *metadata* for the span."""

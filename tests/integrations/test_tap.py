@@ -294,14 +294,14 @@ def sdks():
 def test_uninstrument_restores_identity(sdks):
     """Twice in, once out: the very same functions."""
     before = sdk_functions()
-    assert pt.instrument().taken == ("anthropic", "openai")
+    assert {"anthropic", "openai"} <= set(pt.instrument().taken)
     pt.instrument("openai", "openai")
     assert not any(new is old for new, old in zip(sdk_functions(), before, strict=True))
 
     pt.uninstrument()
     assert all(new is old for new, old in zip(sdk_functions(), before, strict=True))
     pt.uninstrument()
-    assert {each.state for each in integrations.report()} == {"off"}
+    assert {each.state for each in integrations.report()} <= {"off", "missing"}
 
 
 def test_what_others_have_put_over_ours_stays(sdks, run):
@@ -390,12 +390,16 @@ def program(then, *names):
 
 def test_an_sdk_that_is_imported_later_is_tapped(sdks):
     """And the finder is gone; loaders are as they were; nothing is imported for our sake."""
-    lines = program("""
+    lines = program(
+        """
         import openai._base_client as module, anthropic
-        print([(each.name, each.state) for each in pt.integrations.report()])
+        print([(each.name, each.state) for each in pt.integrations.report() if each.is_taken])
         print(module.SyncAPIClient.request.__wrapped__.__qualname__, vars(module.__loader__).keys())
         print(len(finders) - len(sys.meta_path))
-        """)
+        """,
+        "anthropic",
+        "openai",
+    )
     assert lines == [
         "[('anthropic', 'waiting'), ('openai', 'waiting')]",
         "[('anthropic', 'on'), ('openai', 'on')]",
