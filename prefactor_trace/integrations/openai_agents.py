@@ -97,8 +97,8 @@ class _Told(NamedTuple):
     """What a span of the SDK has to tell when it is over. *is_whole*: it has an answer."""
 
     inputs: dict[str, Any]
-    result: dict[str, Any] | None = None
-    usage: dict[str, int] | None = None
+    result: Mapping[str, Any] | None = None
+    usage: Mapping[str, int] | None = None
     metadata: Mapping[str, Any] = {}
     is_whole: bool = True
     priced_as: tuple[str, str] | None = None
