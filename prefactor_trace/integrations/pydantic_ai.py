@@ -454,8 +454,7 @@ def _text_told(node: Any) -> Reply:
 def _validated(function: Any, switch: Switch) -> Any:
     """Return `validate_output_tool_call`, with a span for what is not valid; what is, is made next."""
 
-    def refused(manager: Any, tool_call: Any, error: BaseException) -> None:
-        del manager
+    def refused(tool_call: Any, error: BaseException) -> None:
         call = _open(lambda: _call_asked(OUTPUT, "output", tool_call), switch)
         if call is not None:
             call.raised(error)
@@ -467,11 +466,11 @@ def _validated(function: Any, switch: Switch) -> Any:
         try:
             validated = await function(self, tool_call, **options)
         except Exception as error:
-            refused(self, tool_call, error)
+            refused(tool_call, error)
             raise
-        error = vars(validated).get("validation_error")
-        if error is not None:
-            refused(self, tool_call, error)
+        found = vars(validated).get("validation_error")
+        if found is not None:
+            refused(tool_call, found)
         return validated
 
     return wrapper
@@ -490,6 +489,10 @@ _PLACES: dict[str, Callable[[Any, Switch], Any]] = {
 }
 
 
+def _with(wrap: Callable[[Any, Switch], Any], switch: Switch) -> Callable[[Any], Any]:
+    return lambda function: wrap(function, switch)
+
+
 def start(switch: Switch) -> Callable[[], None]:
     """Tap the SDK; return what takes the taps away."""
     patches: list[_patch.Patch] = []
@@ -500,7 +503,7 @@ def start(switch: Switch) -> Callable[[], None]:
 
     try:
         for where, wrap in _PLACES.items():
-            patches.append(_patch.place(where, functools.partial(wrap, switch=switch)))
+            patches.append(_patch.place(where, _with(wrap, switch)))
     except (AttributeError, KeyError):
         undo()
         raise

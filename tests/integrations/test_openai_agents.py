@@ -6,6 +6,9 @@ import asyncio
 import dataclasses
 import gc
 import json
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -546,3 +549,66 @@ def test_runs_at_once_keep_apart(scripted, recorded):
         work = spans[spans[leaf.parent_id].parent_id]
         assert work.name == f"Work {leaf.payload['city']}"
         assert spans[work.parent_id].name.endswith("branch")
+
+
+def test_an_sdk_that_is_imported_later_is_told(recorded):
+    """The processor is added in the middle of the SDK's own import, beside the one that exports."""
+    program = """
+        import sys
+        import prefactor_trace as pt
+        print(pt.instrument("openai_agents")["openai_agents"].state, "agents" in sys.modules)
+        import agents
+        print(pt.integrations.report()["openai_agents"].state)
+        print(*(type(each).__name__ for each in agents.tracing.get_trace_provider()._multi_processor._processors))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
+    )
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["waiting False", "on", "BatchTraceProcessor _Recorder"]
+
+
+def test_traces_that_never_end_are_bounded(recorded, monkeypatch):
+    """The oldest are closed, so that they do not fill the memory."""
+    from prefactor_trace.integrations import openai_agents
+
+    monkeypatch.setattr(openai_agents, "_MOST_OPEN", 3)
+    pt.instrument("openai_agents")
+    with pt.instance():
+        traces = [agents.trace(f"Work {number}") for number in range(5)]
+        for trace in traces:
+            trace.start()
+        assert recorded.tree() == "Work 0 complete\nWork 1 complete"
+        for trace in traces:
+            trace.finish()
+
+    assert len(recorded.spans) == 5
+
+
+def test_what_cannot_be_read_does_no_harm(scripted, recorded, monkeypatch):
+    """The run is the same; the span is there, and knows less."""
+    from prefactor_trace.integrations import openai_agents
+
+    def told(data):
+        raise KeyError(data)
+
+    kind = openai_agents._KINDS["function"]._replace(told=told)
+    monkeypatch.setitem(openai_agents._KINDS, "function", kind)
+    failures = []
+    monkeypatch.setattr(_guard, "failed", failures.append)
+    traced(recorded, scripted, "tool")
+
+    assert "tool get_weather complete" in recorded.tree()
+    assert failures == ["read a span of openai_agents"]
+
+
+def test_a_terminated_run_comes_to_an_end(scripted, recorded):
+    """The SDK lets nothing out of a processor; the next call of the model stops the run."""
+    bench = Bench(scripted, "chat")
+    pt.instrument("openai_agents", "openai")
+    with pytest.raises(pt.InstanceTerminated), pt.instance() as instance:
+        instance.heard_terminated("too dear")
+        run(bench, bench.hello())
+
+    assert scripted.requests == []

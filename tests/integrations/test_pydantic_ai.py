@@ -463,3 +463,35 @@ def test_uninstrument_restores_the_methods(recorded):
     assert not any(new is old for new, old in zip(functions(), before, strict=True))
     pt.uninstrument()
     assert all(new is old for new, old in zip(functions(), before, strict=True))
+
+
+def test_what_cannot_be_read_does_no_harm(scripted, recorded, monkeypatch):
+    """The run is the same; the span is there, and knows less."""
+    from prefactor_trace.integrations import pydantic_ai
+
+    def unread(*_):
+        raise KeyError
+
+    failures = []
+    monkeypatch.setattr(_guard, "failed", failures.append)
+    monkeypatch.setattr(pydantic_ai, "_request_ends", unread)
+    monkeypatch.setattr(pydantic_ai, "_run_told", unread)
+    bench = Bench(scripted)
+    bare = outcome(bench, "stream_tool")
+    pt.instrument("pydantic_ai")
+    with pt.instance():
+        assert outcome(bench, "stream_tool") == bare
+
+    assert recorded.tree().splitlines()[:2] == ["agent helper complete", "  request gpt-4o complete"]
+    assert failures == ["read an answer of pydantic_ai"] * 3
+
+
+def test_a_terminated_run_comes_to_an_end(scripted, recorded):
+    """Before the model is asked."""
+    bench = Bench(scripted)
+    pt.instrument("pydantic_ai")
+    with pytest.raises(pt.InstanceTerminated), pt.instance() as instance:
+        instance.heard_terminated("too dear")
+        run(bench, bench.hello())
+
+    assert scripted.requests == []
