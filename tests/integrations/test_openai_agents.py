@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import gc
+import hashlib
 import json
 import subprocess
 import sys
@@ -612,3 +614,63 @@ def test_a_terminated_run_comes_to_an_end(scripted, recorded):
         run(bench, bench.hello())
 
     assert scripted.requests == []
+
+
+def test_the_tools_of_an_mcp_server_are_a_branch(scripted, recorded):
+    """The SDK's tool, and the server's inside it."""
+    pytest.importorskip("mcp")
+    pytest.importorskip("uvicorn")
+    mcp = pytest.importorskip("agents.mcp")
+    from .mcp_server import OverHttp
+
+    bench, http = Bench(scripted, "chat"), OverHttp()
+
+    async def program():
+        async with mcp.MCPServerStreamableHttp(params={"url": http.url}, name="station") as server:
+            with pt.instance():
+                return await bench.ask([("weather", PARIS), "Sunny."], mcp_servers=[server])
+
+    pt.instrument("openai_agents", "mcp")
+    try:
+        run(bench, program())
+    finally:
+        http.close()
+
+    lines = [line.strip() for line in structure(recorded)]
+    at = lines.index("tool weather complete")
+    assert lines[at + 1] == "tool weather complete"
+    assert [span.type for span in recorded.spans if span.name == "tool weather"] == [
+        "openai-agents:tool",
+        "mcp:tool",
+    ]
+    listed = next(span for span in recorded.spans if span.type == "openai-agents:list_tools")
+    assert "weather" in listed.result["tools"]
+
+
+def test_every_kind_of_span_is_told(recorded):
+    """Those of the voice pipeline, with audio as its digest; and those that are not known here."""
+
+    class Own(agents.CustomSpanData):
+        type = "own"
+
+    audio = base64.b64encode(b"sound" * 20).decode()
+    pt.instrument("openai_agents")
+    with pt.instance(), agents.trace("Work"):
+        with agents.speech_group_span("two words"):
+            with agents.transcription_span("whisper", audio, "pcm", "two words"):
+                pass
+            with agents.speech_span("tts", "two words", audio, "pcm"):
+                pass
+        with agents.custom_span("mine", {"number": 1}):
+            pass
+        provider = agents.tracing.get_trace_provider()
+        with provider.create_span(Own("theirs", {"secret": 1})):
+            pass
+
+    told = {span.name: (span.payload, span.result) for span in recorded.spans}
+    sound = {"$bytes": 100, "sha256": hashlib.sha256(b"sound" * 20).hexdigest()[:16], "media": "pcm"}
+    assert told["transcription"] == ({"name": "transcription", "audio": sound}, {"text": "two words"})
+    speeches = [span for span in recorded.spans if span.name == "speech"]
+    assert [span.result for span in speeches] == [None, {"audio": sound}]
+    assert told["mine"] == ({"name": "mine", "data": {"number": 1}}, None)
+    assert told["step"] == ({"name": "own"}, None)
