@@ -226,7 +226,7 @@ class _Media:
                 fields[name] = _MASK
                 continue
             is_base64 = name in _BASE64_FIELDS and type(item) is str and len(item) > _SHORT
-            found = _of_base64(item, _kind_beside(value)) if is_base64 else self.read(item, depth + 1)
+            found = of_base64(item, _kind_beside(value)) if is_base64 else self.read(item, depth + 1)
             if found is not item:
                 fields[name] = found
         return {**value, **fields} if fields else value
@@ -246,10 +246,10 @@ def _of_data_url(url: str) -> Any:
     media_type, _, packing = head[5:].rpartition(";")
     if not comma or packing != "base64":
         return url
-    return _of_base64(data, media_type or "unknown")
+    return of_base64(data, media_type or "unknown")
 
 
-def _of_base64(data: str, media: str) -> Any:
+def of_base64(data: str, media: str) -> Any:
     """Return the marker of capture for bytes, and their *media* kind."""
     data = data.partition(",")[2] if data.startswith("data:") else data
     try:

@@ -14,8 +14,8 @@ Theory of operation. A `Tap` that *asks* opens a `Call` around a function. How t
   which exception the user sees;
 - a stream object of the SDK whose own steps are tapped: what they give out is added, and how they end, ends the call.
 
-Who ends a call first, ends it. A call inside a call (a framework's around an SDK's) takes the tokens: the outer one
-keeps the structure, so the same tokens are never counted twice.
+Who ends a call first, ends it. A model's call inside a call (a framework's around an SDK's) takes the tokens: those
+around it keep the structure, so the same tokens are never counted twice.
 
 Whatever fails in here fails for the record only. After several failures in a row an integration switches itself off.
 """
@@ -86,6 +86,7 @@ class Asked(NamedTuple):
     """What is known as a call begins. *inputs* is called at once, but only if somebody wants to know.
 
     *is_partial*: the inputs have parts that can be read only once, by the SDK: they are told with the response.
+    *is_model*: what is called is a model, so the calls around it leave the tokens to it.
     """
 
     type: SpanType
@@ -93,6 +94,7 @@ class Asked(NamedTuple):
     inputs: Callable[[], Mapping[str, Any]]
     reader: Reader
     is_partial: bool = False
+    is_model: bool = True
 
 
 class Heard(NamedTuple):
@@ -185,10 +187,14 @@ class Call:
         self.is_inside = True
         """Whether the SDK is at work: what ends meanwhile is not the end the user sees."""
         self.is_outer = False
-        """Whether there is a call inside it: then the tokens are that one's."""
-        if scope.call is not None:
-            scope.call.is_outer = True
+        """Whether there is a model's call inside it: then the tokens are that one's."""
+        self._before: tuple[Any] | None = None
+        self._outer: Call | None = scope.call
         scope.call = self  # and so of all that is opened inside
+        outer = self._outer
+        while asked.is_model and outer is not None and not outer.is_outer:
+            outer.is_outer = True
+            outer = outer._outer  # noqa: SLF001 - of the same class
 
     def enter(self) -> Any:
         """Make the call current; return what `leave` takes."""
@@ -197,6 +203,33 @@ class Call:
     def leave(self, tokens: Any) -> None:
         """Make current again what was so before."""
         leave(tokens, self.scope)
+
+    def become_current(self) -> None:
+        """Make the call current until `step_back`, of which nothing is sure: neither the order nor the context."""
+        here = current.get()
+        if here is not self.scope:
+            self._before = (here,)
+            self.enter()
+
+    def step_back(self) -> None:
+        """Make current what was so before `become_current` and is still open, if this call is current here."""
+        here: Any = current.get()
+        while here is not None and (call := here.call) is not None and call.scope is here:
+            if call._before is None or not (call is self or call._is_over):  # noqa: SLF001 - of the same class
+                return
+            (here,) = call._before  # noqa: SLF001
+            current.set(here)
+
+    @property
+    def is_innermost(self) -> bool:
+        """Whether no other call has become current inside it, here."""
+        here = current.get()
+        return here is not None and here.call is self
+
+    def set_inputs(self, inputs: Callable[[], Mapping[str, Any]]) -> None:
+        """Replace what went in, for a call of which it is known only later."""
+        if type(self.scope) is Span:
+            self.scope.set_payload(self._guarded(inputs) or {})
 
     def note(self, metadata: Mapping[str, Any]) -> None:
         """Keep *metadata* for the span."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import importlib.metadata
 import inspect
@@ -483,6 +484,44 @@ def test_a_call_that_is_over_keeps_nothing(run):
 
     assert gone() is None
     assert run.spans[0].result == {"values": ["piece"]}
+
+
+def opened(name, **options):
+    return _tap.open_call(Asked(TYPE, name, dict, Kept(), **options), Switch("framework"))
+
+
+def test_what_is_no_model_takes_no_tokens(run):
+    """A tool inside a model's call leaves them there; a model inside the tool takes those of all around it."""
+    for names in (["model", "tool"], ["model", "tool", "inner"]):
+        calls = []
+        for name in names:
+            calls.append(opened(name, is_model=name != "tool"))
+            calls[-1].become_current()
+        for call in reversed(calls):
+            call.step_back()
+            call.ended()
+
+    counted = [(span.name, span.token_usage is not None) for span in run.spans]
+    assert counted[:2] == [("model", True), ("tool", True)]
+    assert counted[2:] == [("model", False), ("tool", False), ("inner", True)]
+
+
+def test_a_call_steps_back_only_where_it_is_current(run):
+    """In another context nothing changes; where it came along, what was so before is so again."""
+    call = opened("by hand")
+    elsewhere = contextvars.copy_context()
+    call.become_current()
+    along = contextvars.copy_context()
+    elsewhere.run(call.step_back)
+    assert elsewhere.run(pt.current_span) is None
+    along.run(call.step_back)
+    assert along.run(pt.current_span) is None
+    with pt.span("inside") as inside:  # the user's, which is still open
+        call.step_back()
+        assert pt.current_span() is inside
+    call.ended()
+
+    assert run.tree() == "by hand complete\n  inside complete"
 
 
 def test_a_call_driven_by_callbacks(run):
