@@ -168,7 +168,7 @@ def present(**given: Any) -> dict[str, Any]:
 # -- images, audio and secrets --------------------------------------------------------------------------------------
 
 # What holds base64, and the fields beside it that tell of what.
-_BASE64_FIELDS = ("data", "file_data", "b64_json", "partial_image_b64", "result", "image_base64")
+_BASE64_FIELDS = ("data", "file_data", "b64_json", "partial_image_b64", "result", "image_base64", "base64")
 _KIND_FIELDS = ("media_type", "mime_type", "format", "output_format")
 _DIGESTED = 16 * 1024  # as capture does: the digest is of so many bytes
 _SHORT = 256  # what is shorter is shown

@@ -26,6 +26,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -116,6 +117,7 @@ class Tap(NamedTuple):
         failed: Reads what is worth knowing of an exception that has left the call.
         iterator: Attribute of a stream object of the SDK that holds the iterator behind it.
         is_optional: Not every version has it.
+        wraps: Instead of all that: takes the function and the switch, and returns what stands in its place.
     """
 
     where: str
@@ -124,6 +126,7 @@ class Tap(NamedTuple):
     failed: Callable[[BaseException], Mapping[str, Any]] | None = None
     iterator: str | None = None
     is_optional: bool = False
+    wraps: Callable[[Any, Switch], Any] | None = None
 
 
 class Switch:
@@ -408,6 +411,8 @@ def open_call(asked: Asked, switch: Switch, tap: Tap | None = None, parent: Any 
 
 def tapped(function: Callable[..., Any], tap: Tap, switch: Switch) -> Any:
     """Return *function*, of an SDK, with *tap* at it."""
+    if tap.wraps is not None:
+        return tap.wraps(function, switch)
     if tap.hears is not None:
         return _hearing(function, tap.hears, switch)
     if inspect.iscoroutinefunction(function):
@@ -685,7 +690,11 @@ def _generator(inner: Generator[Any, Any, Any], call: Call) -> Generator[Any, An
 
 async def _async_generator(inner: AsyncGenerator[Any, Any], call: Call) -> AsyncGenerator[Any, Any]:
     """Pass through everything that *inner* gives and is given."""
+    # The event loop is not told of *inner*: as it ends, it would close that at the same time as this one does.
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
     step = inner.__anext__()
+    sys.set_asyncgen_hooks(*hooks)
     try:
         while True:
             tokens = call.enter()

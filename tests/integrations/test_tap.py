@@ -294,7 +294,7 @@ def sdks():
 def test_uninstrument_restores_identity(sdks):
     """Twice in, once out: the very same functions."""
     before = sdk_functions()
-    assert pt.instrument().taken == ("anthropic", "openai")
+    assert {"anthropic", "openai"} <= set(pt.instrument().taken)
     pt.instrument("openai", "openai")
     assert not any(new is old for new, old in zip(sdk_functions(), before, strict=True))
 
