@@ -7,8 +7,8 @@ Each integration is one module in this folder, or in a package of others that na
     TAPS       where the SDK is tapped, and how its calls are read: see `_tap.Tap`
     TYPES      the span types it records, so that runs declare them
 
-One whose SDK has callbacks of its own has, instead of TAPS, `start(switch)`, which registers them and returns a function
-that takes them away, and `MODULE`, the module that must have been imported by then.
+One whose SDK has callbacks of its own has, instead of TAPS or beside them, `start(switch)`, which registers them and
+returns a function that takes them away, and `MODULE`, the module that must have been imported by then.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ class _Integrated:
             return Integration(self.name, "off", detail)
         if self._trouble:
             return Integration(self.name, "failed", f"{detail}: {'; '.join(self._trouble)}")
-        return Integration(self.name, "waiting" if self._waiting else "on", detail)
+        # Of several modules of an SDK, some may never be wanted.
+        return Integration(self.name, "waiting" if self._waiting and not self._undo else "on", detail)
 
     def wait_for_imports(self) -> None:
         """Let another thread that is importing the SDK just now come to its end."""
@@ -162,9 +163,6 @@ class _Integrated:
         """Place the taps, or wait for the modules they belong to."""
         if self.is_wanted or self.version is None:
             return
-        from prefactor_trace.integrations import _price
-        from prefactor_trace.integrations._patch import finder
-
         self.is_wanted = self._switch.is_on = True
         self._switch.has_given_up = False
         for span_type in self._module.TYPES:
@@ -172,25 +170,29 @@ class _Integrated:
         for module, act in self._acts():
             if module in sys.modules:
                 act()
-                continue
+            else:
+                self._wait(module, act)
 
-            def came(act: Callable[[], None] = act) -> None:
-                _price.load()
-                with _lock:
-                    if came in self._waiting:
-                        self._waiting.remove(came)
-                        act()
+    def _wait(self, module: str, act: Callable[[], None]) -> None:
+        from prefactor_trace.integrations import _price
+        from prefactor_trace.integrations._patch import finder
 
-            self._waiting.append(came)
-            finder.when_imported(module, came)
+        def came() -> None:
+            _price.load()
+            with _lock:
+                if came in self._waiting:
+                    self._waiting.remove(came)
+                    act()
+
+        self._waiting.append(came)
+        finder.when_imported(module, came)
 
     def _acts(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield what is to be done, with the module that must be there."""
-        if not hasattr(self._module, "TAPS"):
+        if hasattr(self._module, "start"):
             yield self._module.MODULE, self._start_own
-            return
         modules: dict[str, list[Any]] = {}
-        for tap in self._module.TAPS:
+        for tap in getattr(self._module, "TAPS", ()):
             modules.setdefault(tap.where.partition(":")[0], []).append(tap)
         for module, taps in modules.items():
             yield module, functools.partial(self._place, taps)

@@ -174,6 +174,7 @@ _BASE64_FIELDS = (
     "data",
     "file_data",
     "b64_json",
+    "base64",
     "partial_image_b64",
     "result",
     "image_base64",

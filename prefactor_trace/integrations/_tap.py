@@ -120,6 +120,7 @@ class Tap(NamedTuple):
         stream: What it does with the stream object that it is a method of, and that a call has returned: it "gives"
             the next item, or "closes" it.
         is_optional: Not every version has it.
+        wraps: Instead of all that: takes the function and the switch, and returns what stands in its place.
     """
 
     where: str
@@ -129,6 +130,7 @@ class Tap(NamedTuple):
     iterator: str | None = None
     stream: Literal["gives", "closes"] | None = None
     is_optional: bool = False
+    wraps: Callable[[Any, Switch], Any] | None = None
 
 
 class Switch:
@@ -459,6 +461,8 @@ def open_call(asked: Asked, switch: Switch, tap: Tap | None = None, parent: Any 
 
 def tapped(function: Callable[..., Any], tap: Tap, switch: Switch) -> Any:
     """Return *function*, of an SDK, with *tap* at it."""
+    if tap.wraps is not None:
+        return tap.wraps(function, switch)
     if tap.hears is not None:
         return _hearing(function, tap.hears, switch)
     if tap.stream == "closes":

@@ -157,10 +157,15 @@ def _data(payload):
 # -- OpenAI ------------------------------------------------------------------------------------------------
 
 
+def wants_tool(body):
+    """A tool is called once: when it has answered, so does the model."""
+    return body.get("tools") and body["messages"][-1]["role"] != "tool"
+
+
 def chat(body, words, arguments):
     message = {"role": "assistant", "content": "".join(words), "refusal": None}
     reason = "stop"
-    if body.get("tools"):
+    if wants_tool(body):
         call = {"id": "call_1", "type": "function", "function": {**TOOL, "arguments": arguments}}
         message |= {"content": None, "tool_calls": [call]}
         reason = "tool_calls"
@@ -184,7 +189,7 @@ def chat_events(body, words, arguments):
         return _data({**head, "choices": [choice], **more})
 
     yield chunk({"role": "assistant", "content": ""})
-    if body.get("tools"):
+    if wants_tool(body):
         call = {
             "index": 0,
             "id": "call_1",
