@@ -159,7 +159,8 @@ def _data(payload):
 
 def wants_tool(body):
     """A tool is called once: when it has answered, so does the model."""
-    return body.get("tools") and body["messages"][-1]["role"] != "tool"
+    said = body.get("messages")
+    return body.get("tools") and not (said and said[-1]["role"] == "tool")
 
 
 def chat(body, words, arguments):
