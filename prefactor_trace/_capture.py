@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 from itertools import chain, islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +50,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from prefactor_trace._conversions import FAILED, convert, function_for
+from prefactor_trace._deadline import Deadline
 from prefactor_trace._error_text import MOST_STACK, describe_error, related
 from prefactor_trace._marks import MARKED_SECRET, Plan, Ruled, wrapped
 from prefactor_trace._peek import clean, shorten, type_name
@@ -386,8 +388,7 @@ class _Rebuild:
         self.limits = limits
         self.room = room
         self.longest = min(limits.max_string, room)
-        self.stop_at = time.thread_time() + limits.max_seconds
-        self.look_at = time.perf_counter() + limits.max_seconds
+        self.deadline = Deadline(limits.max_seconds)
         self.waiting: deque[_Branch] = deque()
         self.readers: dict[int, tuple[Reader, type]] = {}  # with the type: its id is its own while it lives
         self.labels: tuple[str, ...] | None = None  # of what is being read
@@ -461,10 +462,7 @@ class _Rebuild:
         value, function = given
         self.room -= _CONTAINER_BYTES
         for _ in range(_MOST_TURNS):
-            spent, since = time.thread_time(), time.perf_counter()
-            made = convert(function, value)
-            self.stop_at += time.thread_time() - spent
-            self.look_at += time.perf_counter() - since
+            made = self.deadline.without(partial(convert, function, value))
             if made is FAILED:
                 break
             again = function_for(type(made))
@@ -605,12 +603,8 @@ class _Rebuild:
 
     def look_at_clock(self) -> None:
         """Leave no room if the time is up."""
-        now = time.perf_counter()
-        if now >= self.look_at:  # the time of the thread, 10 times as slow to ask for, cannot be over earlier
-            left = self.stop_at - time.thread_time()
-            self.look_at = now + left
-            if left <= 0:
-                self.room = 0
+        if self.deadline.is_over():
+            self.room = 0
 
 
 def _mark_cut(target: Any, length: int) -> None:

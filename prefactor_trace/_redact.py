@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 
 from prefactor_trace import _guard
+from prefactor_trace._deadline import Deadline
 from prefactor_trace._peek import clean
 
 if TYPE_CHECKING:
@@ -241,11 +241,9 @@ class _Rebuild:
 
     def __init__(self, words: Words) -> None:
         self._words = words
-        self._stop_at = time.thread_time() + _MOST_SECONDS
-        self._look_at = time.perf_counter() + _MOST_SECONDS
+        self._deadline = Deadline(_MOST_SECONDS)
         self._names: dict[str, str | None] = {}
         self._clean: set[str] = set()  # short texts, such as the roles in a chat
-        self._is_late = False
         self.has_found = False
 
     def value(self, value: Any, depth: int = 0) -> Any:
@@ -266,19 +264,19 @@ class _Rebuild:
 
     def text(self, text: str, *, is_cut: bool = False) -> str:
         """Return *text* with markers in place of secrets."""
-        if self._out_of_time():
+        if self._deadline.is_over():
             self.has_found = True
             return f"[redacted:unsearched:{len(text)} characters]"
         tail = _cut_tail(text)
         body = text[: len(text) - len(tail)]
-        found = self._words.find(body, is_cut=is_cut or bool(tail), is_late=self._out_of_time)
+        found = self._words.find(body, is_cut=is_cut or bool(tail), is_late=self._deadline.is_over)
         if not found:
             return text
         self.has_found = True
         return "".join([*_pieces(body, found), tail])
 
     def _dict(self, value: dict[str, Any], depth: int) -> Any:
-        if self._out_of_time() or depth > _MOST_DEPTH:
+        if self._deadline.is_over() or depth > _MOST_DEPTH:
             self.has_found = True
             return _UNSEARCHED
         cut = value.get("$truncated")
@@ -288,7 +286,7 @@ class _Rebuild:
             return {"$truncated": self.text(cut, is_cut=True), **ends, "length": value["length"]}
         fields: dict[str, Any] = {}
         for name, item in value.items():
-            if not len(fields) & 63 and self._out_of_time():
+            if not len(fields) & 63 and self._deadline.is_over():
                 self.has_found = True
                 fields["$redacted"] = "unsearched"
                 break
@@ -336,7 +334,7 @@ class _Rebuild:
             each for each in value if type(each) is not list or len(each) != 2
         ]
         for item in value:
-            if not len(items) & 63 and self._out_of_time():
+            if not len(items) & 63 and self._deadline.is_over():
                 self.has_found = True
                 items.append(_UNSEARCHED)
                 break
@@ -368,16 +366,6 @@ class _Rebuild:
                 self.has_found = True
                 return marker(kind, text)
         return self.value(item, depth)
-
-    def _out_of_time(self) -> bool:
-        if self._is_late:
-            return True
-        now = time.perf_counter()
-        if now >= self._look_at:  # the time of the thread, slower to ask for, cannot be over earlier
-            left = self._stop_at - time.thread_time()
-            self._look_at = now + left
-            self._is_late = left <= 0
-        return self._is_late
 
 
 _CUT_KEYS = {"$truncated", "tail", "length"}

@@ -216,10 +216,9 @@ def test_a_slow_function_costs_the_others_nothing():
     assert kept[-1]["$type"] == "function"
     assert _guard.errors[f"capture function for {NAME} was slow"] >= 1
     rebuild = _capture._Rebuild(DEFAULT, DEFAULT.max_bytes)
-    stop_at, look_at = rebuild.stop_at, rebuild.look_at
-    assert rebuild.read(Customer(), None) == "done"
-    assert rebuild.stop_at - stop_at >= 0.02
-    assert rebuild.look_at - look_at >= 0.02
+    for _ in range(3):  # one pause would be forgiven, whoever's it was
+        assert rebuild.read(Customer(), None) == "done"
+        assert not rebuild.deadline.is_over()
 
 
 @pytest.mark.parametrize("kind", [str, int, float, bool, type(None), list, tuple, dict, object])

@@ -14,7 +14,7 @@ import prefactor_trace
 PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
-    {"errors", "_guard", "_peek", "_secrets"},
+    {"errors", "_deadline", "_guard", "_peek", "_secrets"},
     {"_arrays", "_conversions", "_marks", "_redact"},
     {"_readers"},
     {"_error_text"},

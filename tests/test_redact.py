@@ -87,7 +87,7 @@ CONTEXTS = {
     "json": ('{{"user": "u", "password": "{}"}}', "corr horse"),
     "python": ("{{'client_secret': '{}', 'x': 1}}", "aa bb"),
     "environment": ("HOME=/root\nDB_PASSWORD={}\nPATH=/bin", "a b,c;d&e=f"),
-    "odbc": ("Server=db;Password={};Port=1", "a,b"),
+    "odbc": ("Server=db;Password={};Port=1", "can,ary-odbc"),
     "azure": ("DefaultEndpointsProtocol=https;AccountKey={};Suffix=x", "abcd+/efgh=="),
     "header": ("X-Api-Key: {}", "zzz-111"),
     "cookie": ("GET /\r\nCookie: {}\r\nHost: x", "sid=abc; theme=dark"),
