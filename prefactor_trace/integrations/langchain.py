@@ -19,7 +19,6 @@ a given context: there the bodies of asynchronous chains and nodes have the curr
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import copy
 import functools
@@ -211,8 +210,11 @@ def _end(run_id: UUID, end: Callable[[_Run], None]) -> None:
         raise
     finally:
         run.root.open.discard(run_id)
-        for each in run.open.copy():
-            _end(each, lambda left: left.raised(asyncio.CancelledError("left open")))
+        if run.open:
+            from asyncio import CancelledError  # which LangChain has loaded, and we have not
+
+            for each in run.open.copy():
+                _end(each, lambda left: left.raised(CancelledError("left open")))
 
 
 def _steering(error: BaseException) -> dict[str, Any]:
