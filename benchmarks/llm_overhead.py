@@ -35,7 +35,7 @@ MESSAGES: Any = [
 _SERVER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from provider import Provider
+from integrations.provider import Provider
 provider = Provider()
 provider.words = ["word "] * int(sys.argv[2])
 provider.requests = type("Nowhere", (), {"append": lambda self, item: None})()
@@ -47,7 +47,7 @@ sys.stdin.read()
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
     """Run the provider of the tests in a process of its own; give its address."""
-    folder = Path(__file__).parents[1] / "tests" / "integrations"
+    folder = Path(__file__).parents[1] / "tests"
     command = [sys.executable, "-c", _SERVER, str(folder), str(CHUNKS)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -65,8 +66,9 @@ def test_nothing_of_ours_is_lost():
     """However a program ends, and in an outage: what was recorded has arrived after the next process."""
     printed = run("durability.py", "--only", "prefactor_trace", "--check")
     assert "not measured" not in printed
-    assert "100 / 100" in printed
-    assert "500 / 500" in printed
+    ours = [line for line in printed.splitlines() if line.startswith("prefactor_trace ")]
+    in_the_end = [re.findall(r"\d+ / (\d+)", line) for line in ours]
+    assert in_the_end == [["100", "100", "100", "100", "50"], ["500", "500"]]
 
 
 def test_every_row_of_import_time_is_measured():
@@ -154,8 +156,10 @@ def test_redaction_finds_what_was_planted():
     shares = {
         line[:24].rstrip(): line[24:].split()[0] for line in lines if line[24:].split()[0].endswith("%")
     }
-    assert len(shares) == 26
+    assert len(shares) == 48
     assert shares.pop("look-alikes taken") == "0%"
+    # What nobody can tell from other text is in the corpus as well, and lowers the sum.
+    assert [shares.pop(kind) for kind in ("bare password", "in .pgpass", "all")] == ["0%", "0%", "96%"]
     assert set(shares.values()) == {"100%"}
     assert [line[:24].rstrip() for line in lines[-4:]] == [
         "three small arguments",

@@ -133,10 +133,10 @@ class _Integrated:
             "" if _is_in(version, "".join(self._requires[1:])) else f" (tested with {self._module.REQUIRES})"
         )
         detail = f"{self._requires[0]} {version}{known}"
-        if self._switch.has_given_up:
-            return Integration(self.name, "gave up", f"{detail}: too many calls could not be read")
         if not self.is_wanted:
             return Integration(self.name, "off", detail)
+        if self._switch.has_given_up:
+            return Integration(self.name, "gave up", f"{detail}: too many calls could not be read")
         if self._trouble:
             return Integration(self.name, "failed", f"{detail}: {'; '.join(self._trouble)}")
         # Of several modules of an SDK, some may never be wanted.

@@ -46,6 +46,7 @@ DIFFERENCES = {
         "A call that is given no idempotency key gets one, so that its retries cannot do it twice (section 1.7). It "
         "begins with `default_idempotency_key`, which the released client reads nowhere (D25)."
     ),
+    "client.PrefactorHttpClient.attribute server_time: added": "For `prefactor-trace doctor`, which compares clocks.",
     "client.PrefactorHttpClient.without_token: added": "Errors that quote a server leave our token out.",
     "endpoints.agent.AgentClient.list_agents: returns list[AgentSummary], here Page[AgentSummary]": (
         "A list that also knows where it stands; without that, nobody could ask for the next page."

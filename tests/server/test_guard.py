@@ -81,7 +81,11 @@ class TestHost:
     def test_no_host(self, api):
         """A request that does not say whom it means is refused."""
         assert b" 421 " in raw(api, b"GET /api/v1/ping HTTP/1.0\r\n\r\n")
-        assert b" 400 " in raw(api, b"GET /api/v1/ping HTTP/1.1\r\n\r\n")
+        status = raw(api, b"GET /api/v1/ping HTTP/1.1\r\n\r\n").split()[1]
+        assert status in (
+            b"400",
+            b"421",
+        )  # by uvicorn with h11, or by us behind httptools, which lets it pass
 
 
 class TestToken:
