@@ -166,6 +166,23 @@ def test_services_know_their_run(platform, tmp_path):
     assert "total: 7" in done.stdout
 
 
+def test_calls_of_a_model_are_steps(platform, tmp_path):
+    """The model's calls stand beside the tool that it wanted, with their tokens; the agent's code says nothing of them."""
+    pytest.importorskip("openai")
+    done = run("llm_agent.py", platform=platform, PREFACTOR_STATE_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    stored = Stored(platform)
+    assert stored.tree() == [
+        ["chat gpt-4o-mini complete"],
+        ["tool:weather complete"],
+        ["chat gpt-4o-mini complete"],
+    ]
+    calls = stored.named("chat gpt-4o-mini")
+    assert [call["payload"]["token_usage"]["total_tokens"] for call in calls] == [50, 50]
+    assert "answer: It is 18 degrees and sunny in Paris." in done.stdout
+    assert "pending=0" in done.stdout
+
+
 @pytest.mark.parametrize("script", MINIMAL)
 def test_a_minimal_example_needs_no_platform(script):
     """With nowhere to send to, the agent does its work all the same; a log line says what to start."""
