@@ -477,11 +477,6 @@ class Worker:
 
     # -- the sender thread ---------------------------------------------------------------------------------
 
-    @property
-    def may_stay_silent(self) -> bool:
-        """Whether the end of the program may pass without a word: all is on disk, and sending needs loading first."""
-        return self._spool is not None and not getattr(self._exporter, "is_warm", True)
-
     def _run(self) -> None:
         with contextlib.suppress(Exception):  # if it fails, so will the first batch, and say why
             getattr(self._exporter, "warm_up", _nothing)()
