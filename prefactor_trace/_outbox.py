@@ -179,6 +179,11 @@ class Outbox:
         return not self._waiting
 
     @property
+    def has_open(self) -> bool:
+        """Whether a span has begun of which the platform is still to be told."""
+        return bool(self._open)
+
+    @property
     def is_nowhere(self) -> bool:
         """Whether there is no destination to reach."""
         return self._nowhere
