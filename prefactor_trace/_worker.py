@@ -27,6 +27,7 @@ import orjson
 from prefactor_trace import _guard, _ids
 from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
 from prefactor_trace._record import (
+    FINISH,
     QUALITY,
     InstanceFinished,
     InstanceRegistered,
@@ -626,7 +627,7 @@ class Worker:
         with self._lock:
             settled = self._shelf.settle(self._outbox.take_settled())
             if self._half_here:
-                self._half_here -= {each.key.removesuffix("-finish") for each in settled}
+                self._half_here -= {each.key.removesuffix(FINISH) for each in settled}
         self._spool.settle(settled, renamed)
 
     def _announcements(self, step: Send) -> Iterator[tuple[Home, str]]:
