@@ -134,14 +134,10 @@ def _waiting(settings: Settings) -> Iterator[Finding]:
     waiting = sum(each.records for each in holdings)
     size = sum(each.size for each in holdings)
     yield Finding("spool", f"{settings.spool_dir}: {waiting:,} records wait, {size:,} bytes")
-    for each in holdings:
-        if not each.is_alive and each.destination != settings.destination_name and each.records:
-            whose = each.destination or "a newer version"
-            yield Finding(
-                "spool",
-                f"{each.records:,} records wait for {whose}, not for this destination",
-                is_trouble=True,
-            )
+    _, others = _inventory.waiting_for(settings.spool_dir, settings.destination_name)
+    for whose, count in others.items():
+        text = f"{count:,} records wait for {whose}, not for this destination"
+        yield Finding("spool", text, is_trouble=True)
     for reason, count in _rejected(settings.spool_dir).items():
         yield Finding("rejected", f"{count:,} records, {reason}", is_trouble=True)
 

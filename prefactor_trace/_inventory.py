@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefactor_trace._record import SpanEnded, SpanRecord, SpanStarted, identity
-from prefactor_trace._spool import Folder, Segment
+from prefactor_trace._spool import Folder, Segment, may_follow
 from prefactor_trace._wire import line_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,26 @@ def survey(path: Path) -> list[Holding]:
     folder = Folder(path)
     sizes = folder.segment_sizes()
     return [_holding(folder, name, sizes) for name in folder.owners()]
+
+
+def waiting_for(path: Path, ours: str) -> tuple[int, dict[str, int]]:
+    """Count the records that processes that have ended left.
+
+    Returns:
+        How many go where records for *ours* go, as far as can be told without asking the platform; and how many do
+        not, by their destination.
+    """
+    folder = Folder(path)
+    partition = folder.accounts().get(ours)
+    own, others = 0, Counter[str]()
+    for each in survey(path):
+        if each.is_alive or not each.records:
+            continue
+        if may_follow(each.destination, ours, partition, folder) is False:
+            others[each.destination or "a newer version"] += each.records
+        else:
+            own += each.records
+    return own, dict(others)
 
 
 def _holding(folder: Folder, name: str, sizes: dict[str, int]) -> Holding:

@@ -30,6 +30,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefactor_trace._record import (
+    FINISH,
+    OPEN,
+    REGISTER,
     FinalStatus,
     InstanceFinished,
     InstanceRegistered,
@@ -179,6 +182,11 @@ class Outbox:
         return not self._waiting
 
     @property
+    def has_open(self) -> bool:
+        """Whether a span has begun of which the platform is still to be told."""
+        return bool(self._open)
+
+    @property
     def is_nowhere(self) -> bool:
         """Whether there is no destination to reach."""
         return self._nowhere
@@ -252,7 +260,7 @@ class Outbox:
 
     def _move_finish_back(self, instance_id: str) -> None:
         """After its finish a run takes nothing more, so that must stay the last of it."""
-        key = instance_id + "-finish"
+        key = instance_id + FINISH
         if key in self._waiting:
             self._waiting[key] = self._waiting.pop(key)
 
@@ -319,8 +327,7 @@ class Outbox:
         """Note that a run has ended, though its finish may not be here yet."""
         self._running.discard(instance_id)
         self._over[instance_id] = self._dead.get(instance_id)
-        if len(self._over) > _ENDED_KEPT:
-            del self._over[next(iter(self._over))]
+        _keep_latest(self._over, _ENDED_KEPT)
 
     def suspect(self, span_id: str) -> None:
         """Note that the platform may have been told of a span while it was running, by an earlier process."""
@@ -445,7 +452,7 @@ class Outbox:
         if self._new and len(self._waiting) > self._cap:
             latest = list(itertools.islice(reversed(self._new), self._cap // _PLACES_PER_NEW_RUN))
             for instance_id in reversed(latest):
-                for key in (instance_id + "-register", instance_id + "-start"):
+                for key in (instance_id + REGISTER, instance_id + "-start"):
                     if key in self._waiting:
                         yield key, self._waiting[key]
         yield from self._waiting.items()
@@ -506,7 +513,7 @@ class Outbox:
         return any(self._held.get(name, _NOT_HELD)[0] > now for name in names)
 
     def _is_registered(self, instance_id: str, batch: dict[str, Record]) -> bool:
-        register = instance_id + "-register"
+        register = instance_id + REGISTER
         return register not in self._waiting or register in batch
 
     # -- what became of it ---------------------------------------------------------------------------------
@@ -524,7 +531,7 @@ class Outbox:
             if record.key in outcome.delivered:
                 self._take_delivered(record)
             elif record.key in outcome.refused:
-                if early.isdisjoint((record.instance_id, record.key.removesuffix("-open"))):
+                if early.isdisjoint((record.instance_id, record.key.removesuffix(OPEN))):
                     refused[record.key] = outcome.refused[record.key]
                     self._take_refused(record, refused[record.key])
             else:

@@ -21,8 +21,11 @@ FinalStatus: TypeAlias = Literal["complete", "failed", "cancelled"]
 # What a span weighs beside its data: the tuples, strings and table entries around it. Measured: 650 on CPython 3.11.
 _OVERHEAD = 700
 
+# How the keys of records end.
+REGISTER = "-register"
+FINISH = "-finish"
 QUALITY = "-quality"
-"""How the keys of qualities end."""
+OPEN = "-open"
 
 
 class InstanceRegistered(NamedTuple):
@@ -35,7 +38,7 @@ class InstanceRegistered(NamedTuple):
     @property
     def key(self) -> str:
         """The idempotency key."""
-        return self.instance_id + "-register"
+        return self.instance_id + REGISTER
 
 
 class InstanceStarted(NamedTuple):
@@ -60,7 +63,7 @@ class InstanceFinished(NamedTuple):
     @property
     def key(self) -> str:
         """The idempotency key."""
-        return self.instance_id + "-finish"
+        return self.instance_id + FINISH
 
 
 class QualityRecorded(NamedTuple):
@@ -165,7 +168,7 @@ class SpanRecord(NamedTuple):
     def key(self) -> str:
         """The idempotency key. A create with everything is keyed by the span's id alone."""
         if self.ended is None:
-            return self.started.id + "-open"
+            return self.started.id + OPEN
         return self.started.id + "-end" if self.announced else self.started.id
 
     @property

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefactor_trace._record import InstanceFinished, QualityRecorded, SpanEnded, identity
+from prefactor_trace._record import FINISH, REGISTER, InstanceFinished, QualityRecorded, SpanEnded, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +69,7 @@ class Shelf:
     def __contains__(self, key: object) -> bool:
         """Whether a record, by id or key, is on disk, or will be made again from what is: the finish of a run."""
         return key in self._homes or (
-            isinstance(key, str) and key.endswith("-finish") and key.removesuffix("-finish") in self._pins
+            isinstance(key, str) and key.endswith(FINISH) and key.removesuffix(FINISH) in self._pins
         )
 
     def admit(self, fact: Fact, home: Home, *, has_room: bool) -> bool:
@@ -100,8 +100,8 @@ class Shelf:
 
     def _is_going_on(self, instance_id: str) -> bool:
         """Whether the outbox has a run, and its finish is still to come: that must not overtake what is deferred."""
-        is_here = instance_id in self._pins or instance_id + "-register" in self._homes
-        return is_here and instance_id + "-finish" not in self._homes
+        is_here = instance_id in self._pins or instance_id + REGISTER in self._homes
+        return is_here and instance_id + FINISH not in self._homes
 
     def load(self, fact: Fact, home: Home) -> bool:
         """A deferred fact was read from *home*. Return whether the outbox is to have it; False: it has it, or need not."""
@@ -125,7 +125,7 @@ class Shelf:
                 home.deferred -= 1
                 home.unsettled -= 1
                 self.dropped[self._doomed[instance_id]] += 1
-                if type(fact) is InstanceFinished and instance_id + "-register" not in self._homes:
+                if type(fact) is InstanceFinished and instance_id + REGISTER not in self._homes:
                     del self._doomed[instance_id]  # that was the last of it
                 return False
             self._keep(fact, home)
@@ -185,17 +185,17 @@ class Shelf:
                 for home in homes:
                     home.unsettled -= 1
                 continue
-            pin = self._pins.get(key.removesuffix("-finish")) if key.endswith("-finish") else None
+            pin = self._pins.get(key.removesuffix(FINISH)) if key.endswith(FINISH) else None
             if pin is not None and pin not in homes:
                 found.append(Settled(pin, key, reason))  # the finish may be gone before its registration is
-            instance_id = key.removesuffix("-register")
+            instance_id = key.removesuffix(REGISTER)
             if reason is None and instance_id != key and homes and instance_id not in self._doomed:
                 self._pins[instance_id] = homes[0]
                 homes = homes[1:]
             for home in homes:
                 home.unsettled -= 1
-            if key.endswith("-finish"):
-                self.unpin(key.removesuffix("-finish"))
+            if key.endswith(FINISH):
+                self.unpin(key.removesuffix(FINISH))
         return found
 
     def unpin(self, instance_id: str) -> None:

@@ -27,6 +27,8 @@ import orjson
 from prefactor_trace import _frames
 from prefactor_trace._outbox import interrupted
 from prefactor_trace._record import (
+    FINISH,
+    REGISTER,
     InstanceFinished,
     InstanceRegistered,
     InstanceStarted,
@@ -348,17 +350,7 @@ class Spool:
                 self._folder.note_account(self._destination, partition)
 
     def _may_send(self, destination: object) -> bool:
-        """Whether records for *destination* may go where ours go: another token of the same account, perhaps.
-
-        A token that was never accepted belongs to no account; it was wrong, and ours is the right one.
-        """
-        if destination == self._destination:
-            return True
-        address = self._destination.rpartition(" ")[0]
-        if self._partition is None or not isinstance(destination, str) or not address:
-            return False
-        is_near = destination.rpartition(" ")[0] == address
-        return is_near and self._folder.accounts().get(destination, self._partition) == self._partition
+        return may_follow(destination, self._destination, self._partition, self._folder) is True
 
     @property
     def wants_account(self) -> bool:
@@ -443,16 +435,37 @@ class Spool:
         """Leave: remove what is of no more use, and let others take over the rest."""
         self.seal()
         self._remove_settled()
-        for owner in [self._owner, *self._former_owners, *(each.owner for each in self._estates)]:
-            if owner is not None:
-                owner.leave()
+        for owner in self._owners():
+            owner.leave()
 
     def forget(self) -> None:
         """After a fork, in the child: let go of what is the parent's, without a trace in its files."""
         self._pen = None
-        for owner in [self._owner, *self._former_owners, *(each.owner for each in self._estates)]:
-            if owner is not None:
-                owner.close()
+        for owner in self._owners():
+            owner.close()
+
+    def _owners(self) -> list[Owner]:
+        """Return those whose locks we hold."""
+        own = [] if self._owner is None else [self._owner]
+        return [*own, *self._former_owners, *(each.owner for each in self._estates)]
+
+
+def may_follow(destination: object, ours: str, partition: str | None, folder: Folder) -> bool | None:
+    """Say whether records for *destination* may go where *ours* go: another token of the same account, perhaps.
+
+    A token that was never accepted belongs to no account; it was wrong, and ours is the right one.
+
+    *partition*: of the account that our token belongs to. Without it, None for a token of the same address: the
+    platform has to be asked.
+    """
+    if destination == ours:
+        return True
+    address = ours.rpartition(" ")[0]
+    if not isinstance(destination, str) or not address or destination.rpartition(" ")[0] != address:
+        return False
+    if partition is None:
+        return None
+    return folder.accounts().get(destination, partition) == partition
 
 
 class Estate:
@@ -524,7 +537,7 @@ def _follow(fact: Fact, open_: dict[str, SpanStarted], running: set[str], conten
     elif type(fact) is InstanceFinished:
         running.discard(fact.instance_id)
     elif type(fact) is InstanceRegistered:
-        is_over = fact.instance_id + "-finish" in contents.settled or fact.key in contents.dropped
+        is_over = fact.instance_id + FINISH in contents.settled or fact.key in contents.dropped
         if not is_over:
             running.add(fact.instance_id)
 
@@ -560,7 +573,7 @@ def _settled_body(group: list[Settled], renamed: dict[str, str]) -> bytes:
     if dropped:
         body["dropped"] = dropped
     if renamed:
-        ours = {each.key.removesuffix("-register") for each in group}
+        ours = {each.key.removesuffix(REGISTER) for each in group}
         body["renamed"] = {our_id: wire_id for our_id, wire_id in renamed.items() if our_id in ours}
     return orjson.dumps(body)
 

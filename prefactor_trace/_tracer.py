@@ -6,6 +6,7 @@ Instances hold their tracer and hand it facts; it hands them back what the platf
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -285,14 +286,38 @@ def _at_exit() -> None:
     try:
         deadline = time.monotonic() + max((each.settings.exit_timeout for each in _alive), default=0.0)
         leaving = [each for each in _alive if not each._may_leave_at_once]  # noqa: SLF001 - its own
-        if getattr(sys, "last_type", None) is KeyboardInterrupt:
-            # Loading modules now would make Python forget that the program was interrupted, and so its exit code.
-            leaving = [each for each in leaving if not each._worker.may_stay_silent]  # noqa: SLF001 - its own
         closed = [each._worker for each in leaving if each._worker.close(deadline, each._runs_elsewhere)]  # noqa: SLF001 - its own
-        for worker in closed:
-            worker.wait_and_abandon(deadline)
+        try:
+            for worker in closed:
+                worker.wait_and_abandon(deadline)
+        except KeyboardInterrupt:  # somebody has no more patience
+            for worker in closed:
+                worker.abandon()
     except Exception:  # the program's end is not ours to disturb
         _guard.failed("shut down at exit")
+    finally:
+        if _is_interrupted():
+            _remind_of_interrupt()
+
+
+def _is_interrupted() -> bool:
+    """Whether a KeyboardInterrupt that nobody caught is what ends the program, and not only a line at a prompt."""
+    traceback = getattr(sys, "last_traceback", None)
+    if getattr(sys, "last_type", None) is not KeyboardInterrupt or traceback is None:
+        return False
+    caller = traceback.tb_frame.f_back  # none, or ours: `prefactor_trace run` stands around the program
+    is_outermost = caller is None or caller.f_globals.get("__package__") == __package__
+    return is_outermost and not hasattr(sys, "ps1")
+
+
+def _remind_of_interrupt() -> None:
+    """Make Python remember that the program was interrupted, so that it dies of SIGINT and not with exit code 1.
+
+    It forgets when any thread evaluates source text, as a module that makes a dataclass does while it is loaded; and it
+    remembers when source text is left by a KeyboardInterrupt.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        exec("raise KeyboardInterrupt")  # noqa: S102 - a text of ours
 
 
 def _flush_on_sigterm() -> None:

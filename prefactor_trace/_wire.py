@@ -273,10 +273,16 @@ class _Delivery:
             return
         details = reply.get("details")
         known = details.get("id") if isinstance(details, dict) else None
-        if known != wire_id and not (_is_id(known) and details.get("type") == "agent_instance"):  # type: ignore[union-attr]
+        if known != wire_id and not (
+            _is_id(known) and details.get("type") == "agent_instance" and self._is_of_account(known)  # type: ignore[union-attr]
+        ):
             raise _unverified("a register")
         self._learn(record.instance_id, str(known))
         self._delivered.add(record.key)
+
+    def _is_of_account(self, pfid: str) -> bool:
+        """Whether the platform may have made an id for this account: all of them are in one partition."""
+        return self._learned.partition in (None, _ids.partition_of(pfid))
 
     def _start(self, record: InstanceStarted) -> _Steps:
         reply = yield from self._instance_call(record, "start", {"timestamp": iso(record.at)})

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -26,6 +27,7 @@ import orjson
 from prefactor_trace import _guard, _ids
 from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
 from prefactor_trace._record import (
+    FINISH,
     QUALITY,
     InstanceFinished,
     InstanceRegistered,
@@ -65,6 +67,9 @@ _LOCK_SECONDS = 0.5
 _THREAD_RETRY_SECONDS = 5.0
 _AFTER_ERROR_SECONDS = 1.0
 _WARM_SECONDS = 1.0
+# How long a fork waits at most for the sender to deliver what waits, and to end.
+_FORK_WARNS = sys.version_info >= (3, 12)
+_REST_SECONDS = 0.1
 # With a spool, so much is in memory at most: room for a burst while the platform takes records, little in an outage,
 # so that what is new afterwards need not queue behind all the rest. What comes back from disk fills as much as that.
 _ROOM_BYTES = 24 * 1024 * 1024
@@ -131,6 +136,7 @@ class Worker:
         self._reading: _Reading | None = None
         self._half_here: set[str] = set()  # instances that come back from disk, perhaps not wholly yet
         self._has_forked = False
+        self._is_forking = False
         self._adopt_at = 0.0
         self._quota_at = 0.0
         self._read_at = 0.0
@@ -167,14 +173,31 @@ class Worker:
         self._begin()
 
     def prepare_for_fork(self) -> None:
-        """Let the sender finish what it is importing: a child would have half a module for good."""
+        """Let the sender finish what it is importing: a child would have half a module for good.
+
+        Where Python warns of a fork beside other threads, also let the sender end, if it is soon without work. It
+        begins again with the next fact: were it the end of the fork, Python would count it still.
+        """
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            self._is_warm.wait(_WARM_SECONDS)
+        if thread is None or thread is threading.current_thread():
+            return
+        self._is_warm.wait(_WARM_SECONDS)
+        outbox = self._outbox
+        is_stuck = outbox.is_in_trouble and not outbox.is_nowhere
+        if not _FORK_WARNS or is_stuck or self._stop_at is not None:
+            return
+        self._is_forking = True
+        with self._locked(_REST_SECONDS) as mine:
+            if mine:
+                self._carry_over_locked()
+                outbox.flush(time.monotonic())
+        self._bell.ring()
+        thread.join(_REST_SECONDS)
 
     def note_fork(self) -> None:
         """There is a child now, or another process that was told of a run, which may record into runs of ours."""
         self._has_forked = True
+        self._is_forking = False
 
     @property
     def is_on_disk(self) -> bool:
@@ -206,6 +229,8 @@ class Worker:
         """Announce an open span without delay. Never waits for anybody."""
         self._to_show.append(span_id)
         self._bell.ring()
+        if self._thread is None and self._threaded:
+            self._start_thread()
 
     def _carry_over(self) -> None:
         if self._lock.acquire(blocking=False):
@@ -338,6 +363,8 @@ class Worker:
             ticket = self._outbox.flush(time.monotonic())
             self._adopt_at = 0.0
         self._bell.ring()
+        if self._has_forked and self._thread is None and self._threaded:
+            self._start_thread()
         return ticket
 
     def is_settled(self, ticket: int) -> bool:
@@ -477,11 +504,6 @@ class Worker:
 
     # -- the sender thread ---------------------------------------------------------------------------------
 
-    @property
-    def may_stay_silent(self) -> bool:
-        """Whether the end of the program may pass without a word: all is on disk, and sending needs loading first."""
-        return self._spool is not None and not getattr(self._exporter, "is_warm", True)
-
     def _run(self) -> None:
         with contextlib.suppress(Exception):  # if it fails, so will the first batch, and say why
             getattr(self._exporter, "warm_up", _nothing)()
@@ -496,6 +518,8 @@ class Worker:
                 continue
             if isinstance(pause, Done):
                 break
+            if self._is_forking and self._ends_for_fork():
+                return
             self._asleep = pause.for_news and (
                 pause.seconds is None or pause.seconds > self._limits.batch_delay
             )
@@ -508,6 +532,25 @@ class Worker:
             self._stopped = True
             self._progress.notify_all()
         self._close_exporter()
+
+    def _ends_for_fork(self) -> bool:
+        """Whether the sender is to end, because there is nothing to send: whoever brings something starts another."""
+        if not self._starting.acquire(blocking=False):
+            return False
+        try:
+            with self._lock:
+                self._carry_over_locked()
+                # A span that is open will have to be announced, for those that hang from it in other processes.
+                is_at_rest = self._outbox.is_nowhere or (self._outbox.is_empty and not self._outbox.has_open)
+                is_reading = self._reading is not None or self._has_deferred
+                if not is_at_rest or is_reading or self._stop_at is not None:
+                    return False
+                self._thread = None
+        finally:
+            self._starting.release()
+        if self._inbox or self._to_show:  # whoever brought it may have seen us here
+            self._start_thread()
+        return True
 
     def _step(self, patience: float) -> Wait | Done | None:
         """Send one batch if one is due, and return None; else return what to wait for."""
@@ -584,7 +627,7 @@ class Worker:
         with self._lock:
             settled = self._shelf.settle(self._outbox.take_settled())
             if self._half_here:
-                self._half_here -= {each.key.removesuffix("-finish") for each in settled}
+                self._half_here -= {each.key.removesuffix(FINISH) for each in settled}
         self._spool.settle(settled, renamed)
 
     def _announcements(self, step: Send) -> Iterator[tuple[Home, str]]:

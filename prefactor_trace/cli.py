@@ -183,12 +183,7 @@ def _send_spool(settings: Settings, timeout: float) -> None:
     sys.stdout.write(f"{ledger.delivered:,} records delivered\n")
     for reason, count in ledger.dropped.items():
         sys.stdout.write(f"{count:,} dropped: {reason}\n")
-    address = settings.destination_name.rpartition(" ")[0]
-    waiting = sum(
-        each.records
-        for each in _inventory.survey(settings.spool_dir)
-        if (each.destination or "").rpartition(" ")[0] == address and not each.is_alive
-    )
+    waiting, _ = _inventory.waiting_for(settings.spool_dir, settings.destination_name)
     if waiting:
         sys.exit(f"{waiting:,} records still wait")
 

@@ -60,8 +60,6 @@ class HttpExporter:
         self._destination: Destination | None = None
         self._connection: Connection | None = None
         self._learned = Learned()
-        self.is_warm = False
-        """Whether `warm_up` has been done."""
 
     def export(self, batch: Sequence[Record], /) -> Outcome:
         """Hold the conversation about *batch* with the platform."""
@@ -80,12 +78,16 @@ class HttpExporter:
             return outcome
 
     def warm_up(self) -> None:
-        """Load and build what the first batch will need, so that the end of the program need not."""
+        """Load and build what the first batch will need, so that the end of the program need not.
+
+        Nothing as long as there is nowhere to send to: it takes long, and would be for nothing.
+        """
+        if self._locate() is None:
+            return
         import prefactor_trace._network  # noqa: F401
         from prefactor_trace.http.models.agent_instance import RegisterAgentInstanceRequest
 
         RegisterAgentInstanceRequest.model_rebuild()
-        self.is_warm = True
 
     def account(self) -> str | None:
         """Ask the destination for the account's partition. None: it does not say, or cannot be reached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -64,14 +65,16 @@ SERVERS = {
 }
 
 
-def run_against(name, tmp_path, **environment):
-    """Run the agent against one of the servers."""
+def run_against(name, tmp_path, program=AGENT, **environment):
+    """Run a program against one of the servers."""
     if SERVERS[name] is None:
         url = f"http://127.0.0.1:{hostile_server.refused_port()}"
-        return run(AGENT, tmp_path, PREFACTOR_API_URL=url, PREFACTOR_API_TOKEN="secret-token", **environment)
+        return run(
+            program, tmp_path, PREFACTOR_API_URL=url, PREFACTOR_API_TOKEN="secret-token", **environment
+        )
     with HostileServer(SERVERS[name]) as server:
         return run(
-            AGENT, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="secret-token", **environment
+            program, tmp_path, PREFACTOR_API_URL=server.url, PREFACTOR_API_TOKEN="secret-token", **environment
         )
 
 
@@ -119,6 +122,20 @@ def test_exit_with_nowhere_to_send(tmp_path, untraced_seconds):
     assert waiting(tmp_path) == 23
 
 
+def test_nothing_is_loaded_for_nowhere(tmp_path):
+    """Without a destination, neither the network nor what the requests are checked with is loaded."""
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted({'httpcore', 'ssl', 'trio', 'pydantic'} & set(sys.modules))))\n"
+        "import prefactor_trace as pt\n"
+        "with pt.instance(), pt.span('a'):\n    pass\n"
+    )
+    done, _ = run(program, tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "[]\n")
+    assert waiting(tmp_path) == 4
+
+
 def test_exit_when_idle(tmp_path, untraced_seconds):
     """A program that imports and configures but records nothing ends as if we were not there."""
     done, seconds = run("import prefactor_trace as pt; pt.configure(); print(1)", tmp_path)
@@ -150,6 +167,77 @@ def test_unhandled_exception(tmp_path):
     assert done.returncode == 1
     assert "ValueError: mine" in done.stderr
     assert done.stderr.count("File ") == 1
+
+
+INTERRUPTED = """
+import prefactor_trace as pt
+
+@pt.span
+def step(x: int) -> list[str]:
+    raise KeyboardInterrupt
+
+with pt.instance():
+    step(1)
+"""
+# What comes afterwards, before our own end, makes Python forget, as loading some modules does.
+FORGETTING = "import atexit\nimport prefactor_trace\natexit.register(lambda: eval('1'))\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("is_run", [False, True], ids=["python", "prefactor-trace run"])
+@pytest.mark.parametrize("server", [None, "never answering"])
+def test_interrupted(tmp_path, server, is_run):
+    """Ctrl-C ends the program as it would without us, also if much has to be loaded to deliver what is left."""
+    file = tmp_path / "agent.py"
+    file.write_text(FORGETTING + INTERRUPTED)
+    way = "import sys, runpy; sys.argv[1:] = ['run', {0!r}]; runpy.run_module('prefactor_trace', None, '__main__')"
+    program = way.format(str(file)) if is_run else FORGETTING + INTERRUPTED
+    if server is None:
+        done, _ = run(program, tmp_path)
+    else:
+        done, _ = run_against(server, tmp_path, program, PREFACTOR_EXIT_TIMEOUT="0.5")
+
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+    assert done.stderr.splitlines().count("KeyboardInterrupt") == 1
+    assert done.stderr.count("Traceback") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_interrupted_at_a_prompt_that_was_opened(tmp_path):
+    """That ended one line, and not the program."""
+    program = (
+        "import code, prefactor_trace as pt\n"
+        "lines = iter(['raise KeyboardInterrupt', '1/0', 'raise KeyboardInterrupt'])\n"
+        "class Console(code.InteractiveConsole):\n"
+        "    def raw_input(self, prompt=''):\n"
+        "        for line in lines:\n            return line\n"
+        "        raise EOFError\n"
+        "with pt.instance():\n    Console().interact(banner='', exitmsg='')\n"
+        "import sys\nvars(sys).pop('ps1', None)\n"
+    )
+    done, _ = run(program, tmp_path)
+
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_interrupted_while_we_deliver(tmp_path):
+    """Whoever has no patience for our two seconds ends them with Ctrl-C, and nothing else changes."""
+    program = (
+        "import atexit, os, signal, sys, threading, time\n"
+        "import prefactor_trace as pt\n"
+        "def interrupt():\n    time.sleep(1)\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "atexit.register(threading.Thread(target=interrupt, daemon=True).start)\n"
+        "atexit.register(print, 'done')\n"
+        "with pt.instance():\n    pass\n"
+        "sys.exit(7)\n"
+    )
+    done, seconds = run_against("never answering", tmp_path, program, PREFACTOR_EXIT_TIMEOUT="30")
+
+    assert (done.returncode, done.stdout) == (7, "done\n")
+    assert "Traceback" not in done.stderr
+    assert seconds < within(15)
+    assert waiting(tmp_path) == 3
 
 
 def test_records_in_exit_handlers(tmp_path):

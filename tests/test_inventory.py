@@ -313,3 +313,41 @@ class TestPurge:
         (folder / f"{lock.stem}.999999.seg").symlink_to(outside)
         _inventory.purge(folder)
         assert (outside.read_text(), (folder / "notes.txt").read_text()) == ("precious", "mine")
+
+
+class TestWaitingFor:
+    """What is told of whose records go where is what becomes of them."""
+
+    OURS = "https://a.example 1111"
+
+    def test_by_account(self, folder, living, dead):
+        """A token that replaces another is of the same account, and takes what waits for that along."""
+        dead(*run_of("a"), destination=self.OURS)
+        living(*run_of("b"), destination=self.OURS)  # alive: it delivers itself
+        same = dead(*run_of("c"), destination="https://a.example 2222")
+        other = dead(*run_of("d"), destination="https://a.example 3333")
+        dead(*run_of("e"), destination="https://a.example 4444")  # was never accepted
+        dead(*run_of("f"), destination="https://b.example 1111")
+        for spool, partition in ((same, "000001"), (other, "000002")):
+            spool.learn_account(partition)
+        # The platform has to say whose token ours is: until then, any of its address may be of the account.
+        assert _inventory.waiting_for(folder, self.OURS) == (20, {"https://b.example 1111": 5})
+
+        ours = living(destination=self.OURS)
+        ours.learn_account("000001")
+
+        assert _inventory.waiting_for(folder, self.OURS) == (
+            15,
+            {"https://a.example 3333": 5, "https://b.example 1111": 5},
+        )
+        assert {each.fact.instance_id for each in ours.adopt() if hasattr(each.fact, "instance_id")} == set(
+            "ace"
+        )
+
+    def test_without_a_token(self, folder, dead):
+        """What waits for a local platform goes to none other, nor to it what waits for another."""
+        dead(*run_of("a"), destination="local")
+        dead(*run_of("b"), destination=self.OURS)
+
+        assert _inventory.waiting_for(folder, "local") == (5, {self.OURS: 5})
+        assert _inventory.waiting_for(folder, self.OURS) == (5, {"local": 5})

@@ -1746,6 +1746,7 @@ def test_an_answer_about_another_run_is_not_ours():
         {"id": pfid(9)},
         {"id": pfid(9), "type": "agent_span"},
         {"id": "x", "type": "agent_instance"},
+        {"id": pfid(9, ELSEWHERE), "type": "agent_instance"},  # all ids of an account are in its partition
     ):
         outcome = converse([registered(pfid(1))], Script(success(details)), settled())
         assert outcome.delivered == frozenset()

@@ -452,6 +452,97 @@ def test_a_forked_child_that_records_nothing(make):
     assert worker.shutdown(5)[:2] == (1, 1)
 
 
+class TestRest:
+    """Python warns of a fork beside other threads, and so the sender ends before one if there is nothing to send."""
+
+    @pytest.fixture(autouse=True)
+    def _warning_python(self, monkeypatch):
+        monkeypatch.setattr("prefactor_trace._worker._FORK_WARNS", True)
+
+    def test_ends_and_begins_again(self, make):
+        """What waits is delivered first, without its delay; with the next fact there is a sender again."""
+        exporter = MemoryExporter()
+        worker = make(exporter, Limits(batch_delay=60))
+        for round_ in range(3):
+            put(worker, f"span-{round_}")
+            thread = worker._thread
+            worker.prepare_for_fork()
+            assert not thread.is_alive()
+            worker.note_fork()
+            assert [each.id for each in exporter.records] == [f"span-{each}" for each in range(round_ + 1)]
+
+        put(worker, "last")
+        worker.flush(10)
+        assert len(exporter.records) == 4
+        assert worker.ledger == Ledger(created=4, delivered=4)
+
+    def test_goes_on_if_it_is_busy(self, make):
+        """A fork does not stand behind the network, and what is on its way arrives."""
+        gate = Gate()
+        worker = make(gate)
+        put(worker, "a")
+        assert gate.entered.wait(10)
+        start = time.monotonic()
+        worker.prepare_for_fork()
+        assert time.monotonic() - start < within(0.5)
+        worker.note_fork()
+        assert worker._thread.is_alive()
+
+        gate.open.set()
+        assert worker.flush(10) == Ledger(created=1, delivered=1)
+
+    def test_goes_on_if_a_span_is_open(self, make):
+        """Children in other processes hang from it, so it has to be announced although nothing more is recorded."""
+        exporter = MemoryExporter()
+        worker = make(exporter, Limits(batch_delay=0.01, live_after=0.3))
+        worker.put(step("a")[0])
+        worker.prepare_for_fork()
+        worker.note_fork()
+        assert worker._thread.is_alive()
+
+    def test_forks_and_facts_from_all_sides(self, make):
+        """Whatever comes while the sender ends has a sender."""
+        exporter = MemoryExporter()
+        worker = make(exporter)
+        is_over = threading.Event()
+
+        def fork():
+            while not is_over.is_set():
+                worker.prepare_for_fork()
+                worker.note_fork()
+
+        def record(name):
+            for number in range(200):
+                put(worker, f"{name}-{number}")
+                if number % 20 == 0:
+                    deadline = time.monotonic() + 10
+                    while worker.ledger.pending:  # nobody flushes: a sender must be there
+                        assert time.monotonic() < deadline, worker.ledger
+                        time.sleep(0.001)
+
+        failed = []
+
+        def guarded(name):
+            try:
+                record(name)
+            except AssertionError as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=fork) for _ in range(2)]
+        threads += [threading.Thread(target=guarded, args=(name,)) for name in "ab"]
+        for each in threads:
+            each.start()
+        for each in threads[2:]:
+            each.join(30)
+        is_over.set()
+        for each in threads[:2]:
+            each.join(30)
+
+        assert not failed
+        assert worker.flush(10) == Ledger(created=400, delivered=400)
+        assert len({each.id for each in exporter.records}) == len(exporter.records) == 400
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_that_python_was_not_told_of(make):
     """A child of a fork in C, of which no hook hears, sends its own records all the same, and none of its parent's."""

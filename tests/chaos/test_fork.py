@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import httpx
 import pytest
+from chaos.trial import Program
 
 
 def check(trial, oracle, subject, *, lines=None):
@@ -47,6 +49,29 @@ def test_fork_while_the_sender_is_loading(trial, oracle):
     subject = trial.start("fork", {"PREFACTOR_SPOOL": "off"}, way="exit", children=3, count=5)
 
     check(trial, oracle, subject, lines=1 + 3 + 3 * 10)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python warns since 3.12")
+@pytest.mark.parametrize("is_nowhere", [False, True], ids=["a platform", "nowhere"])
+def test_python_does_not_warn_of_our_thread(trial, oracle, is_nowhere):
+    """A program with one thread of its own may fork, in a run and outside, and stderr stays as it is."""
+    text = (
+        "import os, prefactor_trace as pt\n"
+        "def fork():\n"
+        "    if os.fork() == 0:\n        os._exit(0)\n"
+        "    os.wait()\n"
+        "pt.configure(log_level='ERROR')\n"
+        "with pt.instance():\n"
+        "    fork()\n"
+        "    for _ in range(3):\n"
+        "        with pt.span('a'):\n            pass\n"
+        "        fork()\n"
+        "fork()\n"
+    )
+    environment = {"PREFACTOR_API_TOKEN": ""} if is_nowhere else {}
+    program = Program(trial, text, **environment)
+
+    assert (program.done.returncode, program.done.stderr) == (0, "")
 
 
 def test_fork_while_unreachable(trial, proxy, oracle):
