@@ -397,7 +397,7 @@ class Call:
         metadata = {**self._metadata, **reply.metadata}
         if self._first_token is not None:
             metadata["time_to_first_token_ms"] = round((self._first_token - self._began) / 1e6, 3)
-        if is_whole and not reply.is_whole and reply.result is not None:
+        if is_whole and not reply.is_whole and (reply.result is not None or not self.has_failed):
             metadata["incomplete"] = True
         if reply.result is not None:
             span.set_result(reply.result)

@@ -167,7 +167,7 @@ class _Embeddings:
             result={"count": len(found), **present(dimensions=dimensions or None)} if found else None,
             usage=_usage({"candidatesTokenCount": 0, **usage} if usage else usage),
             metadata=present(provider="google", model=self._model, provider_usage=usage),
-            is_whole=bool(found),
+            is_whole=bool(self._body),
             priced_as=("google", self._model),
         )
 

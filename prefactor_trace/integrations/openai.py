@@ -265,7 +265,7 @@ class _Embeddings:
             usage=token_usage({"completion_tokens": 0, **usage} if usage else usage),
             metadata=_about(self._body, usage),
             error=_error(self._body.get("error")),
-            is_whole=bool(vectors),
+            is_whole=type(self._body.get("data")) is list,
             priced_as=("openai", model) if model else None,
         )
 

@@ -324,6 +324,29 @@ def test_a_killed_program_has_counted_its_tokens(tmp_path):
     ]
 
 
+def test_an_answer_that_never_began_is_incomplete(run):
+    """Also if nothing of it is there to be shown; one that could not be read is not said to be so."""
+
+    class Cut(Kept):
+        def whole(self, value):
+            if value == "odd":
+                raise ValueError(value)
+
+        def reply(self):
+            return Reply(is_whole=False)
+
+    tap = Tap("toy:call", asks=lambda args, kwargs: Asked(TYPE, "toy", dict, Cut()))
+    function = _tap.tapped(lambda value: value, tap, Switch("toy"))
+    function("cut")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_guard, "strict", False)
+        function("odd")
+
+    cut, odd = run.spans
+    assert (cut.status, cut.result, cut.metadata) == ("complete", None, {"incomplete": True})
+    assert (odd.status, odd.metadata) == ("complete", None)
+
+
 # -- who has the tokens ------------------------------------------------------------------------------------
 
 
