@@ -134,7 +134,7 @@ class Tap(NamedTuple):
 
 
 class Switch:
-    """Whether the taps of one integration work."""
+    """Whether the taps of one integration work, those that were placed at one time."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -284,7 +284,7 @@ class Call:
 
     def hears(self, switch: Switch) -> bool:
         """Say whether a response that the SDK of *switch* has now is the one to this call."""
-        return self.is_inside and switch is self._switch and switch.is_on
+        return self.is_inside and switch.name == self._switch.name and switch.is_on
 
     def hear(self, heard: Heard) -> None:
         """Watch the response that the call has had; of several, the last one counts."""

@@ -670,6 +670,51 @@ def test_what_others_have_put_over_ours_stays(sdks, run):
         owner.request = original
 
 
+@pytest.fixture
+def two(monkeypatch):
+    """Two integrations that tap the same function: "one", and "two"."""
+    module = types.ModuleType("toy_sdk")
+    module.Toy = Toy
+    module.REQUIRES, module.TYPES = "pytest>=8", (TYPE,)
+    module.TAPS = (Tap("toy_sdk:Toy.call", asks=asks),)
+    monkeypatch.setitem(sys.modules, "toy_sdk", module)
+    monkeypatch.setattr(integrations, "_sources", lambda: {"one": "toy_sdk", "two": "toy_sdk"})
+    monkeypatch.setattr(integrations, "_integrated", {})
+
+
+@pytest.mark.parametrize("placed", [("one", "two"), ("two", "one")])
+@pytest.mark.parametrize("taken", [(), ("one", "two"), ("two", "one")])
+def test_two_that_tap_the_same_function_are_both_taken_away(placed, taken, two, run):
+    """In whatever order they came, and go, together or one by one; each has recorded the call."""
+    original = vars(Toy)["call"]
+    for name in placed:
+        pt.instrument(name)
+    assert Toy().call(1) == 2
+    for names in [(name,) for name in taken] or [()]:
+        pt.uninstrument(*names)
+
+    assert vars(Toy)["call"] is original
+    assert len(run.spans) == 2
+
+
+def test_a_tap_below_anothers_stays_off(two, run):
+    """Taps that are placed again over what others have put over the old ones record a call once; all can go again."""
+    original = vars(Toy)["call"]
+    pt.instrument("one")
+    ours = vars(Toy)["call"]
+    Toy.call = theirs = passing(ours)
+    pt.uninstrument()
+    pt.instrument("one")
+    assert Toy().call(1) == 2
+    pt.uninstrument()
+    assert vars(Toy)["call"] is theirs
+    Toy.call = ours  # they have gone as well
+    pt.uninstrument("one")
+
+    assert vars(Toy)["call"] is original
+    assert len(run.spans) == 1
+
+
 def test_in_many_threads_at_once(sdks):
     """However often and from wherever it is said."""
     before = sdk_functions()
