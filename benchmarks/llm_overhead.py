@@ -3,9 +3,10 @@
 OpenAI's SDK asks a server on loopback: a plain chat completion, and a streamed one of 500 chunks. It does so as it is,
 under `prefactor_trace`, under OpenTelemetry's `opentelemetry-instrumentation-openai-v2` and under
 `openinference-instrumentation-openai`, if they are installed, each in processes of its own: what one leaves behind in
-the interpreter is no other's cost. Each records the contents of messages. Ours writes to its spool; OpenTelemetry's spans go through its batch processor to an
-exporter that drops them. Measured is processor time of the calling thread, of which a server in another process takes
-none: its tenth percentile, and of the rounds the least, because what other programs do only ever adds.
+the interpreter is no other's cost. Each records the contents of messages. Ours writes to its spool; OpenTelemetry's
+spans go through its batch processor to an exporter that drops them. Measured is processor time of the calling thread,
+of which a server in another process takes none: its tenth percentile, and of the rounds the least, because what other
+programs do only ever adds.
 
     python benchmarks/llm_overhead.py [--quick]
 """
@@ -35,7 +36,7 @@ MESSAGES: Any = [
 _SERVER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from provider import Provider
+from integrations.provider import Provider
 provider = Provider()
 provider.words = ["word "] * int(sys.argv[2])
 provider.requests = type("Nowhere", (), {"append": lambda self, item: None})()
@@ -47,7 +48,7 @@ sys.stdin.read()
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
     """Run the provider of the tests in a process of its own; give its address."""
-    folder = Path(__file__).parents[1] / "tests" / "integrations"
+    folder = Path(__file__).parents[1] / "tests"
     command = [sys.executable, "-c", _SERVER, str(folder), str(CHUNKS)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
