@@ -2,6 +2,9 @@
 
 Recorded are chat completions, responses, embeddings and the old completions, in all forms the SDK offers: sync and
 async, streams, `parse`, the `stream` helpers, raw and streaming responses. See `_stainless` for where it is tapped.
+
+Others answer in OpenAI's form: LiteLLM for every provider, the Agents SDK in what it traces. They are read by what is
+here: `ENDPOINTS`, the readers in it, and `token_usage`.
 """
 
 from __future__ import annotations
@@ -102,7 +105,7 @@ EMBEDDINGS = SpanType(
 TYPES = (CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS)
 
 
-class _Chat:
+class ChatReader:
     """Reads chat completions and the old completions: both have choices, and chunks of them."""
 
     def __init__(self) -> None:
@@ -190,7 +193,7 @@ class _Chat:
         self._error = _error(body.get("error")) or self._error
 
 
-class _Response:
+class ResponseReader:
     """Reads the Responses API: a stream is a series of events, and the last one holds everything."""
 
     def __init__(self) -> None:
@@ -241,7 +244,7 @@ class _Response:
         )
 
 
-class _Embeddings:
+class EmbeddingsReader:
     """Reads embeddings: of the vectors only how many there are, and of how many dimensions."""
 
     has_token = False
@@ -405,9 +408,9 @@ def _error(error: Any) -> str | None:
 
 
 ENDPOINTS = {
-    "/chat/completions": Endpoint(CHAT, "chat", ("model", "messages", "tools"), _Chat),
-    "/responses": Endpoint(RESPONSES, "respond", ("model", "instructions", "input", "tools"), _Response),
-    "/embeddings": Endpoint(EMBEDDINGS, "embed", ("model", "input"), _Embeddings),
-    "/completions": Endpoint(COMPLETIONS, "complete", ("model", "prompt"), _Chat),
+    "/chat/completions": Endpoint(CHAT, "chat", ("model", "messages", "tools"), ChatReader),
+    "/responses": Endpoint(RESPONSES, "respond", ("model", "instructions", "input", "tools"), ResponseReader),
+    "/embeddings": Endpoint(EMBEDDINGS, "embed", ("model", "input"), EmbeddingsReader),
+    "/completions": Endpoint(COMPLETIONS, "complete", ("model", "prompt"), ChatReader),
 }
 TAPS = taps("openai", ENDPOINTS)

@@ -25,7 +25,7 @@ from prefactor_trace.integrations._stainless import of_base64, present, some_dic
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
 
 # What the SDK keeps of an answer has the form that OpenAI's has.
-from prefactor_trace.integrations.openai import _Chat, _Response, token_usage
+from prefactor_trace.integrations.openai import ChatReader, ResponseReader, token_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -147,10 +147,10 @@ def _generation(data: Any) -> _Told:
     output = data.output or []
     usage = some_dict(data.usage)
     if len(output) == 1 and some_dict(output[0]).get("object") == "response":  # that of a stream
-        reader: Any = _Response()
+        reader: Any = ResponseReader()
         reader.whole(output[0])
     else:
-        reader = _Chat()
+        reader = ChatReader()
         reader.whole({"choices": [{"message": message} for message in output]})
     parameters = some_dict(data.model_config)
     at_openai = "api.openai.com" in str(parameters.get("base_url"))
@@ -167,7 +167,7 @@ def _generation(data: Any) -> _Told:
 
 
 def _response(data: Any) -> _Told:
-    reader = _Response()
+    reader = ResponseReader()
     if data.response is not None:
         reader.whole(data.response)
     found = reader.reply()
