@@ -7,6 +7,7 @@ import pytest
 import prefactor_trace as pt
 from prefactor_trace.testing import recording
 
+from . import others
 from .provider import Provider
 
 
@@ -27,10 +28,11 @@ def provider(server):
     return server
 
 
-@pytest.fixture(scope="module")
-def mock():
+@pytest.fixture(scope="session")
+def llmock():
     """A model server that others have written."""
-    with pytest.importorskip("llmock.testing").LLMockServer() as found:
+    pytest.importorskip("llmock")
+    with others.serving() as found:
         yield found
 
 
