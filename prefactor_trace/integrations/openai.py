@@ -3,8 +3,8 @@
 Recorded are chat completions, responses, embeddings and the old completions, in all forms the SDK offers: sync and
 async, streams, `parse`, the `stream` helpers, raw and streaming responses. See `_stainless` for where it is tapped.
 
-Others answer in OpenAI's form: LiteLLM for every provider, the Agents SDK in what it traces. They are read by what is
-here: `ENDPOINTS`, the readers in it, and `token_usage`.
+Others give answers in OpenAI's form: LiteLLM those of every provider, the Agents SDK in what it traces. They are read
+by what is here: the readers of `ENDPOINTS`, and `token_usage`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ EMBEDDINGS = SpanType(
 TYPES = (CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS)
 
 
-class ChatReader:
+class _Chat:
     """Reads chat completions and the old completions: both have choices, and chunks of them."""
 
     def __init__(self) -> None:
@@ -134,14 +134,15 @@ class ChatReader:
     def add(self, event: Any) -> None:
         # A stream has hundreds of these, nearly all of them a piece of text and nothing else.
         chunk = event if type(event) is dict else as_dict(event)
-        if chunk.get("type") == "[DONE]":
-            self._is_done = True
-            return
         if not self._head or chunk.get("usage") or chunk.get("error"):
             self._note(chunk)
-        for choice in some_list(chunk.get("choices")):
-            if type(choice) is dict:
-                self._add_choice(choice)
+        choices = chunk.get("choices")
+        if type(choices) is list:
+            for choice in choices:
+                if type(choice) is dict:
+                    self._add_choice(choice)
+        elif chunk.get("type") == "[DONE]":
+            self._is_done = True
 
     def _add_choice(self, choice: dict[str, Any]) -> None:
         delta = some_dict(choice.get("delta"))
@@ -193,7 +194,7 @@ class ChatReader:
         self._error = _error(body.get("error")) or self._error
 
 
-class ResponseReader:
+class _Response:
     """Reads the Responses API: a stream is a series of events, and the last one holds everything."""
 
     def __init__(self) -> None:
@@ -244,7 +245,7 @@ class ResponseReader:
         )
 
 
-class EmbeddingsReader:
+class _Embeddings:
     """Reads embeddings: of the vectors only how many there are, and of how many dimensions."""
 
     has_token = False
@@ -408,9 +409,9 @@ def _error(error: Any) -> str | None:
 
 
 ENDPOINTS = {
-    "/chat/completions": Endpoint(CHAT, "chat", ("model", "messages", "tools"), ChatReader),
-    "/responses": Endpoint(RESPONSES, "respond", ("model", "instructions", "input", "tools"), ResponseReader),
-    "/embeddings": Endpoint(EMBEDDINGS, "embed", ("model", "input"), EmbeddingsReader),
-    "/completions": Endpoint(COMPLETIONS, "complete", ("model", "prompt"), ChatReader),
+    "/chat/completions": Endpoint(CHAT, "chat", ("model", "messages", "tools"), _Chat),
+    "/responses": Endpoint(RESPONSES, "respond", ("model", "instructions", "input", "tools"), _Response),
+    "/embeddings": Endpoint(EMBEDDINGS, "embed", ("model", "input"), _Embeddings),
+    "/completions": Endpoint(COMPLETIONS, "complete", ("model", "prompt"), _Chat),
 }
 TAPS = taps("openai", ENDPOINTS)

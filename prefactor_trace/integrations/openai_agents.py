@@ -23,9 +23,7 @@ from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations import _patch
 from prefactor_trace.integrations._stainless import of_base64, present, some_dict, text, without_media
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
-
-# What the SDK keeps of an answer has the form that OpenAI's has.
-from prefactor_trace.integrations.openai import ChatReader, ResponseReader, token_usage
+from prefactor_trace.integrations.openai import ENDPOINTS, token_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +32,9 @@ if TYPE_CHECKING:
 
 REQUIRES = "openai-agents>=0.3,<1"
 MODULE = "agents.tracing"  # the name `agents` alone is also that of many programs' own package
+
+# What the SDK keeps of an answer has the form that OpenAI's has.
+_Chat, _Response = ENDPOINTS["/chat/completions"].reader, ENDPOINTS["/responses"].reader
 
 _TEXT = {"type": "string"}
 _LIST = {"type": "array"}
@@ -147,10 +148,10 @@ def _generation(data: Any) -> _Told:
     output = data.output or []
     usage = some_dict(data.usage)
     if len(output) == 1 and some_dict(output[0]).get("object") == "response":  # that of a stream
-        reader: Any = ResponseReader()
+        reader: Any = _Response()
         reader.whole(output[0])
     else:
-        reader = ChatReader()
+        reader = _Chat()
         reader.whole({"choices": [{"message": message} for message in output]})
     parameters = some_dict(data.model_config)
     at_openai = "api.openai.com" in str(parameters.get("base_url"))
@@ -167,7 +168,7 @@ def _generation(data: Any) -> _Told:
 
 
 def _response(data: Any) -> _Told:
-    reader = ResponseReader()
+    reader = _Response()
     if data.response is not None:
         reader.whole(data.response)
     found = reader.reply()
