@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from prefactor_trace._schema import SpanType
-from prefactor_trace.integrations._stainless import (
+from prefactor_trace.integrations._tap import Asked, Reply, Tap
+from prefactor_trace.integrations._values import (
     as_dict,
     count,
     counts,
@@ -24,7 +25,6 @@ from prefactor_trace.integrations._stainless import (
     text,
     without_media,
 )
-from prefactor_trace.integrations._tap import Asked, Reply, Tap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

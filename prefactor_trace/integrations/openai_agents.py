@@ -21,8 +21,8 @@ import orjson
 from prefactor_trace._schema import SpanType
 from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._stainless import of_base64, present, some_dict, text, without_media
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
+from prefactor_trace.integrations._values import of_base64, present, some_dict, text, without_media
 from prefactor_trace.integrations.openai import ENDPOINTS, token_usage
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from prefactor_trace import _guard, integrations
 from prefactor_trace._schema import SpanType, declared
 from prefactor_trace.integrations import _patch, _price, _tap
 from prefactor_trace.integrations._answer import Answer
-from prefactor_trace.integrations._stainless import without_media
 from prefactor_trace.integrations._tap import Asked, Reply, Switch, Tap
+from prefactor_trace.integrations._values import without_media
 from prefactor_trace.server import LocalPlatform
 from prefactor_trace.testing import recording
 
