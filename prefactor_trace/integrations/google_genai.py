@@ -107,7 +107,7 @@ class _Content:
 
     def add(self, event: Any) -> None:
         chunk = _body(event)
-        self._error = text(some_dict(chunk.get("error")).get("message")) or self._error
+        self._error = _error(chunk) or self._error
         self._head |= present(**{name: chunk.get(name) for name in _HEAD})
         for place, candidate in enumerate(map(some_dict, some_list(chunk.get("candidates")))):
             index = count(candidate.get("index"))
@@ -167,6 +167,7 @@ class _Embeddings:
             result={"count": len(found), **present(dimensions=dimensions or None)} if found else None,
             usage=_usage({"candidatesTokenCount": 0, **usage} if usage else usage),
             metadata=present(provider="google", model=self._model, provider_usage=usage),
+            error=_error(self._body),
             is_whole=bool(self._body),
             priced_as=("google", self._model),
         )
@@ -174,6 +175,7 @@ class _Embeddings:
 
 # -- parts of answers --------------------------------------------------------------------------------------
 
+_NO_JSON = {"error": {"message": "the answer is no JSON"}}
 _HEAD = ("responseId", "modelVersion", "usageMetadata", "promptFeedback")
 
 
@@ -184,8 +186,12 @@ def _body(value: Any) -> dict[str, Any]:
     body = vars(value).get("body")
     try:
         return some_dict(orjson.loads(body)) if body else {}
-    except orjson.JSONDecodeError:  # the SDK will say so, too
-        return {}
+    except orjson.JSONDecodeError:  # which the SDK finds when the tapped call is over
+        return _NO_JSON
+
+
+def _error(body: Mapping[str, Any]) -> str | None:
+    return text(some_dict(body.get("error")).get("message")) or None
 
 
 def _shown(candidate: Mapping[str, Any]) -> dict[str, Any]:

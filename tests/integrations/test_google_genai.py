@@ -187,7 +187,7 @@ def test_a_program_is_the_same(name, kind, provider, recorded):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", ["content", "stream", "functions"])
+@pytest.mark.parametrize("name", ["content", "stream", "functions", "embeddings"])
 def test_a_fault_is_the_same(name, fault, provider, recorded):
     """Whatever goes wrong at the provider, the user meets exactly the same."""
     bare = outcome(PROGRAMS[name], provider, FAULTS[fault])
