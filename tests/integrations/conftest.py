@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 import prefactor_trace as pt
@@ -9,6 +11,14 @@ from prefactor_trace.testing import recording
 
 from . import others
 from .provider import Provider
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_loaded_is_not_searched():
+    """Collecting garbage looks at what a test has made: all that the SDKs have loaded takes most of a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
