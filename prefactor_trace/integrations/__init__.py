@@ -166,9 +166,8 @@ class _Integrated:
         if self.is_wanted or self.version is None:
             return
         self.is_wanted = True
-        self._switch = Switch(
-            self.name
-        )  # one of an earlier time may still stand below another's tap: it stays off
+        # That of an earlier time stays off: its taps may still stand below somebody's.
+        self._switch = Switch(self.name)
         for span_type in self._module.TYPES:
             _schema.declare(span_type)
         for module, act in self._acts():
