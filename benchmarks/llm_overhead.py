@@ -85,10 +85,32 @@ def _provider() -> Any:
     return provider
 
 
+def _logger_provider() -> Any:
+    """Return what takes the contents of messages: OpenTelemetry's are no part of its spans."""
+    from opentelemetry.sdk import _logs
+    from opentelemetry.sdk._logs import export
+
+    base: Any = getattr(export, "LogRecordExporter", None) or export.LogExporter  # its older name
+
+    class Nowhere(base):  # type: ignore[misc] # whichever there is
+        def export(self, batch: Any) -> None:
+            """Drop them."""
+
+        def shutdown(self) -> None:
+            """Nothing is open."""
+
+        def force_flush(self, timeout_millis: int = 0) -> bool:  # noqa: ARG002 - nothing waits
+            return True
+
+    provider = _logs.LoggerProvider()
+    provider.add_log_record_processor(export.BatchLogRecordProcessor(Nowhere()))
+    return provider
+
+
 @contextlib.contextmanager
-def _instrumented(instrumentor: Any) -> Iterator[None]:
+def _instrumented(instrumentor: Any, **more: Any) -> Iterator[None]:
     provider = _provider()
-    instrumentor.instrument(tracer_provider=provider)
+    instrumentor.instrument(tracer_provider=provider, **more)
     yield
     instrumentor.uninstrument()
     provider.shutdown()
@@ -100,7 +122,9 @@ def contestants() -> dict[str, Callable[[], contextlib.AbstractContextManager[No
     with contextlib.suppress(ImportError):
         from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor as OpenTelemetry
 
-        found["opentelemetry openai-v2"] = lambda: _instrumented(OpenTelemetry())
+        found["opentelemetry openai-v2"] = lambda: _instrumented(
+            OpenTelemetry(), logger_provider=_logger_provider()
+        )
     with contextlib.suppress(ImportError):
         from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
 
