@@ -3,9 +3,10 @@
 OpenAI's SDK asks a server on loopback: a plain chat completion, and a streamed one of 500 chunks. It does so as it is,
 under `prefactor_trace`, under OpenTelemetry's `opentelemetry-instrumentation-openai-v2` and under
 `openinference-instrumentation-openai`, if they are installed, each in processes of its own: what one leaves behind in
-the interpreter is no other's cost. Each records the contents of messages. Ours writes to its spool; OpenTelemetry's spans go through its batch processor to an
-exporter that drops them. Measured is processor time of the calling thread, of which a server in another process takes
-none: its tenth percentile, and of the rounds the least, because what other programs do only ever adds.
+the interpreter is no other's cost. Each records the contents of messages. Ours writes to its spool; OpenTelemetry's
+spans go through its batch processor to an exporter that drops them. Measured is processor time of the calling thread,
+of which a server in another process takes none: its tenth percentile, and of the rounds the least, because what other
+programs do only ever adds.
 
     python benchmarks/llm_overhead.py [--quick]
 """
@@ -84,10 +85,32 @@ def _provider() -> Any:
     return provider
 
 
+def _logger_provider() -> Any:
+    """Return what takes the contents of messages: OpenTelemetry's are no part of its spans."""
+    from opentelemetry.sdk import _logs
+    from opentelemetry.sdk._logs import export
+
+    base: Any = getattr(export, "LogRecordExporter", None) or export.LogExporter  # its older name
+
+    class Nowhere(base):  # type: ignore[misc] # whichever there is
+        def export(self, batch: Any) -> None:
+            """Drop them."""
+
+        def shutdown(self) -> None:
+            """Nothing is open."""
+
+        def force_flush(self, timeout_millis: int = 0) -> bool:  # noqa: ARG002 - nothing waits
+            return True
+
+    provider = _logs.LoggerProvider()
+    provider.add_log_record_processor(export.BatchLogRecordProcessor(Nowhere()))
+    return provider
+
+
 @contextlib.contextmanager
-def _instrumented(instrumentor: Any) -> Iterator[None]:
+def _instrumented(instrumentor: Any, **more: Any) -> Iterator[None]:
     provider = _provider()
-    instrumentor.instrument(tracer_provider=provider)
+    instrumentor.instrument(tracer_provider=provider, **more)
     yield
     instrumentor.uninstrument()
     provider.shutdown()
@@ -99,7 +122,9 @@ def contestants() -> dict[str, Callable[[], contextlib.AbstractContextManager[No
     with contextlib.suppress(ImportError):
         from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor as OpenTelemetry
 
-        found["opentelemetry openai-v2"] = lambda: _instrumented(OpenTelemetry())
+        found["opentelemetry openai-v2"] = lambda: _instrumented(
+            OpenTelemetry(), logger_provider=_logger_provider()
+        )
     with contextlib.suppress(ImportError):
         from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
 

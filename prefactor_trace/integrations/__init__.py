@@ -161,10 +161,13 @@ class _Integrated:
 
     def start(self) -> None:
         """Place the taps, or wait for the modules they belong to."""
+        from prefactor_trace.integrations._tap import Switch
+
         if self.is_wanted or self.version is None:
             return
-        self.is_wanted = self._switch.is_on = True
-        self._switch.has_given_up = False
+        self.is_wanted = True
+        # That of an earlier time stays off: its taps may still stand below somebody's.
+        self._switch = Switch(self.name)
         for span_type in self._module.TYPES:
             _schema.declare(span_type)
         for module, act in self._acts():
@@ -219,23 +222,26 @@ class _Integrated:
             logger.warning("%s: not all of its calls are recorded: %s", self.name, "; ".join(self._trouble))
 
     def stop(self) -> None:
-        """Take the taps away. One that somebody has put another over stays, and does nothing."""
+        """Take the taps away. One that somebody has put another over stays, and does nothing, until that is gone."""
         from prefactor_trace.integrations._patch import finder
 
         self._switch.is_on = self.is_wanted = False
         for came in self._waiting:
             finder.forget(came)
-        for undo in reversed(self._undo):
-            try:
-                undo()
-            except Exception:
-                _guard.failed(f"take the taps of {self.name} away")
+        _to_undo.extend(reversed(self._undo))
         self._waiting, self._undo, self._trouble = [], [], []
+        while undone := list(
+            filter(_is_undone, _to_undo)
+        ):  # and again: what was below those is at the top now
+            for undo in undone:
+                _to_undo.remove(undo)
 
 
 # Held while taps are placed and taken away, also by whoever imports a module that was waited for.
 _lock = threading.RLock()
 _integrated: dict[str, _Integrated] = {}
+# What is to be taken away: more than nothing if somebody has put a tap over ours, another integration, say.
+_to_undo: list[Callable[[], object]] = []
 
 
 def __getattr__(name: str) -> Any:
@@ -321,6 +327,14 @@ def examine() -> Instrumented:
 def claimed(name: str) -> str:
     """Return the distribution, and those of its versions, that the integration of that name is tested with."""
     return str(_known(name).requires)
+
+
+def _is_undone(undo: Callable[[], object]) -> bool:
+    try:
+        return undo() is not False
+    except Exception:
+        _guard.failed("take a tap away")
+        return True
 
 
 def _sources() -> dict[str, str]:

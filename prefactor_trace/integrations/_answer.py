@@ -118,9 +118,10 @@ class Answer:
         return call.awaits_token
 
     def _event(self, text: bytes) -> Any:
-        if text.lstrip().startswith(b"[DONE]"):
-            return _DONE
-        return self._parsed(text)
+        try:
+            return orjson.loads(text)  # as nearly all are
+        except orjson.JSONDecodeError:
+            return _DONE if text.lstrip().startswith(b"[DONE]") else self._parsed(text)
 
     def _read_document(self, text: bytes) -> None:
         document = self._parsed(text)
@@ -128,15 +129,13 @@ class Answer:
             self._call.whole(document)
 
     def _parsed(self, text: bytes) -> Any:
-        try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError:
-            pass
-        try:
-            return json.loads(text)  # which takes NaN, and half a character
-        except (ValueError, RecursionError):
-            self.trouble = self.trouble or "the answer has a part that is no JSON"
-            return None
+        for loads in (orjson.loads, json.loads):  # json takes NaN, and half a character
+            try:
+                return loads(text)
+            except (ValueError, RecursionError):
+                pass
+        self.trouble = self.trouble or "the answer has a part that is no JSON"
+        return None
 
 
 _DONE: dict[str, Any] = {"type": "[DONE]"}

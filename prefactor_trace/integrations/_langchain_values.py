@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from prefactor_trace.integrations._stainless import count, counts, present, some_dict, text, without_media
 from prefactor_trace.integrations._tap import Reply
+from prefactor_trace.integrations._values import count, counts, present, some_dict, text, without_media
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

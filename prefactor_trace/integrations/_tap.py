@@ -134,7 +134,7 @@ class Tap(NamedTuple):
 
 
 class Switch:
-    """Whether the taps of one integration work."""
+    """Whether the taps of one integration work, those that were placed at one time."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -272,7 +272,14 @@ class Call:
         """End by *error*."""
         if self._tap is not None and self._tap.failed is not None and isinstance(error, Exception):
             self.note(self._guarded(self._tap.failed, error) or {})
-        self._end(lambda: self.scope.raised(error))
+        self._end(lambda: self.scope.raised(error), is_raised=True)
+
+    def stopped(self, error: BaseException) -> None:
+        """End by what a step of a stream has raised: that there are no more, or an error."""
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            self.ended()
+        else:
+            self.raised(error)
 
     def abandoned(self, _items: int = 0) -> None:
         """End because nobody wants the rest of the answer."""
@@ -284,7 +291,7 @@ class Call:
 
     def hears(self, switch: Switch) -> bool:
         """Say whether a response that the SDK of *switch* has now is the one to this call."""
-        return self.is_inside and switch is self._switch and switch.is_on
+        return self.is_inside and switch.name == self._switch.name and switch.is_on
 
     def hear(self, heard: Heard) -> None:
         """Watch the response that the call has had; of several, the last one counts."""
@@ -338,8 +345,7 @@ class Call:
         )
         if iterator is not None:
             # A stream object of the SDK: what it gives out, and how it ends, is what the user sees.
-            kind = _AsyncItems if hasattr(iterator, "__anext__") else _Items
-            setattr(value, name, kind(iterator, self))  # type: ignore[arg-type]
+            setattr(value, name, _watched(iterator, self))  # type: ignore[arg-type]
             self.items_given = 0
         if self._is_read:  # so there is nothing to observe
             self.is_timed = False
@@ -348,16 +354,11 @@ class Call:
                 answer.close()
                 self.ended()
 
-    def body_ended(self, answer: Answer) -> None:
-        """Hear that the observed body has come to its end."""
-        answer.is_over = True
+    def body_stopped(self, answer: Answer, error: BaseException) -> None:
+        """Hear that the observed body has come to its end, or that reading it has failed."""
+        answer.is_over = isinstance(error, (StopIteration, StopAsyncIteration))
         if answer is self._answer and not self.is_inside:
-            self.ended()
-
-    def body_raised(self, answer: Answer, error: BaseException) -> None:
-        """Hear that reading the observed body has failed."""
-        if answer is self._answer and not self.is_inside:
-            self.raised(error)
+            self.stopped(error)
 
     def body_closed(self, answer: Answer) -> None:
         """Hear that the observed body was closed, or is gone."""
@@ -376,7 +377,7 @@ class Call:
 
     # -- inside --------------------------------------------------------------------------------------------
 
-    def _end(self, end: Callable[[], None], *, is_whole: bool = True) -> None:
+    def _end(self, end: Callable[[], None], *, is_whole: bool = True, is_raised: bool = False) -> None:
         if self._is_over:
             return
         self._is_over = True
@@ -384,7 +385,7 @@ class Call:
             if type(self.scope) is Span and self.scope.instance is not None:
                 if self._answer is not None:
                     self._answer.close()
-                self._tell(self.scope, self._reply(), is_whole=is_whole)
+                self._tell(self.scope, self._reply(), is_whole=is_whole, is_raised=is_raised)
         except Exception:
             self.failed_to_read("an answer")
         if not self.has_failed:
@@ -393,11 +394,14 @@ class Call:
         # Contexts live long: those of a kept connection, say. What was answered must not.
         self._reader = self._answer = None
 
-    def _tell(self, span: Span, reply: Reply, *, is_whole: bool) -> None:
+    def _tell(self, span: Span, reply: Reply, *, is_whole: bool, is_raised: bool) -> None:
         metadata = {**self._metadata, **reply.metadata}
         if self._first_token is not None:
             metadata["time_to_first_token_ms"] = round((self._first_token - self._began) / 1e6, 3)
-        if is_whole and not reply.is_whole and reply.result is not None:
+        trouble = reply.error or (self._answer.trouble if self._answer is not None else None)
+        # That a call has failed before there was an answer says all.
+        is_begun = reply.result is not None or not (is_raised or trouble or self.has_failed)
+        if is_whole and is_begun and not reply.is_whole:
             metadata["incomplete"] = True
         if reply.result is not None:
             span.set_result(reply.result)
@@ -408,7 +412,6 @@ class Call:
                 metadata["cost"] = cost
         if metadata:
             span.set_metadata(metadata)
-        trouble = reply.error or (self._answer.trouble if self._answer is not None else None)
         if trouble is not None:
             span.fail(trouble)
 
@@ -547,33 +550,32 @@ def _hearing(function: Callable[..., Any], hears: Any, switch: Switch) -> Any:
 # -- around what comes back --------------------------------------------------------------------------------
 
 
-class _Items:
+class _Watched:
     """The iterator behind a stream object of an SDK, watched. It has no hold on the stream, so makes no cycle."""
 
-    def __init__(self, inner: Any, call: Call) -> None:
+    def __init__(self, inner: Any, call: Call, step: Callable[[], Any]) -> None:
         self._inner = inner
         self._call = call
-        self._next = inner.__next__
-
-    def __iter__(self) -> Any:
-        return self
+        self._next = step
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def __del__(self) -> None:
         self._call.dropped()
+
+
+class _Items(_Watched):
+    def __iter__(self) -> Any:
+        return self
 
     def __next__(self) -> Any:
         call = self._call
         call.is_inside = True
         try:
             item = self._next()
-        except StopIteration:
-            call.ended()
-            raise
         except BaseException as error:
-            call.raised(error)
+            call.stopped(error)
             raise
         finally:
             call.is_inside = False
@@ -581,38 +583,28 @@ class _Items:
         return item
 
 
-class _AsyncItems:
-    """The same for an asynchronous one."""
-
-    def __init__(self, inner: Any, call: Call) -> None:
-        self._inner = inner
-        self._call = call
-        self._next = inner.__anext__
-
+class _AsyncItems(_Watched):
     def __aiter__(self) -> Any:
         return self
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def __del__(self) -> None:
-        self._call.dropped()
 
     async def __anext__(self) -> Any:
         call = self._call
         call.is_inside = True
         try:
             item = await self._next()
-        except StopAsyncIteration:
-            call.ended()
-            raise
         except BaseException as error:
-            call.raised(error)
+            call.stopped(error)
             raise
         finally:
             call.is_inside = False
         call.items_given += 1  # type: ignore[operator] # a number since there are items
         return item
+
+
+def _watched(iterator: Any, call: Call) -> _Watched:
+    if hasattr(iterator, "__anext__"):
+        return _AsyncItems(iterator, call, iterator.__anext__)
+    return _Items(iterator, call, iterator.__next__)
 
 
 # Where a stream object of an SDK holds its call, if its steps are tapped.
@@ -652,11 +644,8 @@ def _giving(function: Callable[..., Any]) -> Any:
         call.is_inside = True
         try:
             item = function(stream)
-        except StopIteration:
-            call.ended()
-            raise
         except BaseException as error:
-            call.raised(error)
+            call.stopped(error)
             raise
         finally:
             call.is_inside = False
@@ -678,11 +667,8 @@ def _async_giving(function: Callable[..., Any]) -> Any:
         call.is_inside = True
         try:
             item = await function(stream)
-        except StopAsyncIteration:
-            call.ended()
-            raise
         except BaseException as error:
-            call.raised(error)
+            call.stopped(error)
             raise
         finally:
             call.is_inside = False
@@ -745,11 +731,8 @@ class _Bytes:
     def __next__(self) -> Any:
         try:
             data = self._next()
-        except StopIteration:
-            self._call.body_ended(self._answer)
-            raise
         except BaseException as error:
-            self._call.body_raised(self._answer, error)
+            self._call.body_stopped(self._answer, error)
             raise
         self._feed(data)
         return data
@@ -766,11 +749,8 @@ class _AsyncBytes:
     async def __anext__(self) -> Any:
         try:
             data = await self._next()
-        except StopAsyncIteration:
-            self._call.body_ended(self._answer)
-            raise
         except BaseException as error:
-            self._call.body_raised(self._answer, error)
+            self._call.body_stopped(self._answer, error)
             raise
         self._feed(data)
         return data

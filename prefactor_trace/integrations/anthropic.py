@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from prefactor_trace._schema import SpanType
-from prefactor_trace.integrations._stainless import (
-    Endpoint,
+from prefactor_trace.integrations._stainless import Endpoint, taps
+from prefactor_trace.integrations._tap import Reply
+from prefactor_trace.integrations._values import (
     as_dict,
     count,
     counts,
     present,
     some_dict,
     some_list,
-    taps,
     text,
     without_media,
 )
-from prefactor_trace.integrations._tap import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from prefactor_trace._schema import SpanType
-from prefactor_trace.integrations._stainless import (
+from prefactor_trace.integrations._tap import Asked, Reply, Tap
+from prefactor_trace.integrations._values import (
     as_dict,
     count,
     counts,
@@ -24,7 +25,6 @@ from prefactor_trace.integrations._stainless import (
     text,
     without_media,
 )
-from prefactor_trace.integrations._tap import Asked, Reply, Tap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +107,7 @@ class _Content:
 
     def add(self, event: Any) -> None:
         chunk = _body(event)
-        self._error = text(some_dict(chunk.get("error")).get("message")) or self._error
+        self._error = _error(chunk) or self._error
         self._head |= present(**{name: chunk.get(name) for name in _HEAD})
         for place, candidate in enumerate(map(some_dict, some_list(chunk.get("candidates")))):
             index = count(candidate.get("index"))
@@ -167,13 +167,15 @@ class _Embeddings:
             result={"count": len(found), **present(dimensions=dimensions or None)} if found else None,
             usage=_usage({"candidatesTokenCount": 0, **usage} if usage else usage),
             metadata=present(provider="google", model=self._model, provider_usage=usage),
-            is_whole=bool(found),
+            error=_error(self._body),
+            is_whole=bool(self._body),
             priced_as=("google", self._model),
         )
 
 
 # -- parts of answers --------------------------------------------------------------------------------------
 
+_NO_JSON = {"error": {"message": "the answer is no JSON"}}
 _HEAD = ("responseId", "modelVersion", "usageMetadata", "promptFeedback")
 
 
@@ -184,8 +186,12 @@ def _body(value: Any) -> dict[str, Any]:
     body = vars(value).get("body")
     try:
         return some_dict(orjson.loads(body)) if body else {}
-    except orjson.JSONDecodeError:  # the SDK will say so, too
-        return {}
+    except orjson.JSONDecodeError:  # which the SDK finds when the tapped call is over
+        return _NO_JSON
+
+
+def _error(body: Mapping[str, Any]) -> str | None:
+    return text(some_dict(body.get("error")).get("message")) or None
 
 
 def _shown(candidate: Mapping[str, Any]) -> dict[str, Any]:

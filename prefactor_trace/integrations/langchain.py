@@ -31,8 +31,8 @@ from prefactor_trace._context import NO_RESULT, current, leave
 from prefactor_trace._schema import SpanType
 from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations._langchain_values import Answer, asked, is_a, loaded, plain
-from prefactor_trace.integrations._stainless import present, some_dict, text
 from prefactor_trace.integrations._tap import Asked, Call, Tap
+from prefactor_trace.integrations._values import present, some_dict, text
 from prefactor_trace.spans import Span, open_quietly
 
 if TYPE_CHECKING:

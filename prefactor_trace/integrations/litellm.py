@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from prefactor_trace._schema import SpanType
 from prefactor_trace.integrations import openai
-from prefactor_trace.integrations._stainless import as_dict, counts, present, some_dict, text, without_media
 from prefactor_trace.integrations._tap import Asked, Reply, Tap
+from prefactor_trace.integrations._values import as_dict, counts, present, some_dict, text, without_media
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

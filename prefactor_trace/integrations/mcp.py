@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 
 from prefactor_trace._schema import SpanType
 from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._stainless import (
+from prefactor_trace.integrations._tap import Asked, Reply, Tap, tapped
+from prefactor_trace.integrations._values import (
     as_dict,
     of_base64,
     present,
@@ -23,7 +24,6 @@ from prefactor_trace.integrations._stainless import (
     text,
     without_media,
 )
-from prefactor_trace.integrations._tap import Asked, Reply, Tap, tapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

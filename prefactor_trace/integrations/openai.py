@@ -2,6 +2,9 @@
 
 Recorded are chat completions, responses, embeddings and the old completions, in all forms the SDK offers: sync and
 async, streams, `parse`, the `stream` helpers, raw and streaming responses. See `_stainless` for where it is tapped.
+
+Others give answers in OpenAI's form: LiteLLM those of every provider, the Agents SDK in what it traces. They are read
+by what is here: the readers of `ENDPOINTS`, and `token_usage`.
 """
 
 from __future__ import annotations
@@ -9,19 +12,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefactor_trace._schema import SpanType
-from prefactor_trace.integrations._stainless import (
-    Endpoint,
+from prefactor_trace.integrations._stainless import Endpoint, taps
+from prefactor_trace.integrations._tap import Reply
+from prefactor_trace.integrations._values import (
     as_dict,
     count,
     counts,
     present,
     some_dict,
     some_list,
-    taps,
     text,
     without_media,
 )
-from prefactor_trace.integrations._tap import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,14 +133,15 @@ class _Chat:
     def add(self, event: Any) -> None:
         # A stream has hundreds of these, nearly all of them a piece of text and nothing else.
         chunk = event if type(event) is dict else as_dict(event)
-        if chunk.get("type") == "[DONE]":
-            self._is_done = True
-            return
         if not self._head or chunk.get("usage") or chunk.get("error"):
             self._note(chunk)
-        for choice in some_list(chunk.get("choices")):
-            if type(choice) is dict:
-                self._add_choice(choice)
+        choices = chunk.get("choices")
+        if type(choices) is list:
+            for choice in choices:
+                if type(choice) is dict:
+                    self._add_choice(choice)
+        elif chunk.get("type") == "[DONE]":
+            self._is_done = True
 
     def _add_choice(self, choice: dict[str, Any]) -> None:
         delta = some_dict(choice.get("delta"))
@@ -265,7 +268,7 @@ class _Embeddings:
             usage=token_usage({"completion_tokens": 0, **usage} if usage else usage),
             metadata=_about(self._body, usage),
             error=_error(self._body.get("error")),
-            is_whole=bool(vectors),
+            is_whole=type(self._body.get("data")) is list,
             priced_as=("openai", model) if model else None,
         )
 

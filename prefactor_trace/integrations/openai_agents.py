@@ -21,11 +21,9 @@ import orjson
 from prefactor_trace._schema import SpanType
 from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._stainless import of_base64, present, some_dict, text, without_media
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
-
-# What the SDK keeps of an answer has the form that OpenAI's has.
-from prefactor_trace.integrations.openai import _Chat, _Response, token_usage
+from prefactor_trace.integrations._values import of_base64, present, some_dict, text, without_media
+from prefactor_trace.integrations.openai import ENDPOINTS, token_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +32,9 @@ if TYPE_CHECKING:
 
 REQUIRES = "openai-agents>=0.3,<1"
 MODULE = "agents.tracing"  # the name `agents` alone is also that of many programs' own package
+
+# What the SDK keeps of an answer has the form that OpenAI's has.
+_Chat, _Response = ENDPOINTS["/chat/completions"].reader, ENDPOINTS["/responses"].reader
 
 _TEXT = {"type": "string"}
 _LIST = {"type": "array"}

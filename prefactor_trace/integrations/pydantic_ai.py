@@ -19,8 +19,8 @@ import orjson
 
 from prefactor_trace._schema import SpanType
 from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._stainless import count, counts, present, some_dict, some_list, text
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
+from prefactor_trace.integrations._values import count, counts, present, some_dict, some_list, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

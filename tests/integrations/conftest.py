@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 import prefactor_trace as pt
 from prefactor_trace.testing import recording
 
+from . import others
 from .provider import Provider
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_loaded_is_not_searched():
+    """Collecting garbage looks at what a test has made: all that the SDKs have loaded takes most of a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +38,11 @@ def provider(server):
     return server
 
 
-@pytest.fixture(scope="module")
-def mock():
+@pytest.fixture(scope="session")
+def llmock():
     """A model server that others have written."""
-    with pytest.importorskip("llmock.testing").LLMockServer() as found:
+    pytest.importorskip("llmock")
+    with others.serving() as found:
         yield found
 
 

@@ -6,7 +6,7 @@ handed to it one by one, each for one request:
     429, 500        refuse with that status; the SDK may try again at once
     "disconnect"    close the connection in the middle of the stream
     "truncate"      end the stream properly, but before the answer has ended
-    "corrupt"       an event that is no JSON, in the middle of the stream
+    "corrupt"       an answer that is no JSON, or an event in the middle of the stream
     "error"         the provider's own error event, in the middle of the stream
     "hold"          wait for `release` after the first event
     "gzip"          pack the body
@@ -100,6 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def document(self, body, status=200, fault=None):
         data = json.dumps(body).encode()
+        data = data.replace(b"{", b"{]", 1) if fault == "corrupt" else data
         self.start(status, "application/json", fault)
         data = gzip.compress(data, mtime=0) if fault == "gzip" else data
         self.send_header("Content-Length", str(len(data)))

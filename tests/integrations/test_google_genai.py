@@ -12,7 +12,7 @@ import pytest
 import prefactor_trace as pt
 
 from .gemini import PICTURE, USAGE
-from .others import MOCK_FAULTS, mock_fault
+from .others import MOCK_FAULTS
 
 genai = pytest.importorskip("google.genai")
 pydantic = pytest.importorskip("pydantic")
@@ -65,9 +65,9 @@ weather.__annotations__ = {"city": str, "return": str}
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def options_of(provider):
-    """Return how a client comes to the provider; versions differ in what they let one say."""
-    options = {"base_url": provider.url}
+def options_of(url):
+    """Return how a client comes to a server; versions differ in what they let one say."""
+    options = {"base_url": url}
     if "client_args" in types.HttpOptions.model_fields:
         options |= {
             "client_args": {"verify": CONTEXT},
@@ -77,7 +77,7 @@ def options_of(provider):
 
 
 def client_of(provider):
-    return genai.Client(api_key=KEY, http_options=options_of(provider))
+    return genai.Client(api_key=KEY, http_options=options_of(provider.url))
 
 
 def vertex_of(provider):
@@ -88,7 +88,7 @@ def vertex_of(provider):
         project="a-project",
         location="a-place",
         credentials=credentials,
-        http_options=options_of(provider),
+        http_options=options_of(provider.url),
     )
 
 
@@ -187,7 +187,7 @@ def test_a_program_is_the_same(name, kind, provider, recorded):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", ["content", "stream", "functions"])
+@pytest.mark.parametrize("name", ["content", "stream", "functions", "embeddings"])
 def test_a_fault_is_the_same(name, fault, provider, recorded):
     """Whatever goes wrong at the provider, the user meets exactly the same."""
     bare = outcome(PROGRAMS[name], provider, FAULTS[fault])
@@ -253,13 +253,13 @@ def test_an_async_program_is_the_same(name, fault, provider, recorded):
 
 
 @pytest.mark.parametrize("fault", MOCK_FAULTS)
-def test_a_server_of_others_is_served_the_same(fault, mock, recorded):
+def test_a_server_of_others_is_served_the_same(fault, llmock, recorded):
     """With that server's own faults; the tokens are those of its count."""
 
     def program():
-        options = {"base_url": mock.base_url("gemini"), "api_version": "v1beta"}
-        client = genai.Client(api_key=KEY, http_options={**options_of(mock), **options})
-        mock_fault(mock, fault)
+        options = {**options_of(llmock.gemini), "api_version": "v1beta"}
+        client = genai.Client(api_key=KEY, http_options=options)
+        llmock.does(*MOCK_FAULTS[fault])
         try:
             whole = client.models.generate_content(**ASK) if fault in (None, "fail") else None
             return exact([whole, *client.models.generate_content_stream(**ASK)])

@@ -12,7 +12,7 @@ import pytest
 
 import prefactor_trace as pt
 
-from .others import MOCK_FAULTS, mock_fault
+from .others import MOCK_FAULTS
 
 # It would fetch a list of prices as it is imported, and prints advice at errors: nothing leaves the machine here.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -225,18 +225,15 @@ def test_an_async_program_is_the_same(name, fault, loop, provider, recorded):
 
 
 @pytest.mark.parametrize("fault", MOCK_FAULTS)
-@pytest.mark.parametrize(
-    ("model", "api"), [(OPENAI, "openai"), (CLAUDE, "anthropic"), (GEMINI, "gemini/v1beta")]
-)
-def test_a_server_of_others_is_served_the_same(model, api, fault, mock, recorded):
+@pytest.mark.parametrize(("model", "api"), [(OPENAI, "openai"), (CLAUDE, "anthropic"), (GEMINI, "gemini")])
+def test_a_server_of_others_is_served_the_same(model, api, fault, llmock, recorded):
     """In several dialects, with that server's own faults; the tokens are those of its count."""
     if (model, fault) == (GEMINI, "malformed"):
         pytest.skip("LiteLLM reads it for ever")
 
     def program():
-        name, _, version = api.partition("/")
-        url = "/".join(filter(None, (mock.base_url(name), version)))
-        mock_fault(mock, fault)
+        url = getattr(llmock, api) + ("/v1beta" if api == "gemini" else "")
+        llmock.does(*MOCK_FAULTS[fault])
         options = {"model": model, "messages": MESSAGES, "api_key": KEY, "api_base": url, "max_retries": 0}
         try:
             whole = completion(**options) if fault in (None, "fail") else None

@@ -29,8 +29,8 @@ from prefactor_trace import _guard, integrations
 from prefactor_trace._schema import SpanType, declared
 from prefactor_trace.integrations import _patch, _price, _tap
 from prefactor_trace.integrations._answer import Answer
-from prefactor_trace.integrations._stainless import without_media
 from prefactor_trace.integrations._tap import Asked, Reply, Switch, Tap
+from prefactor_trace.integrations._values import without_media
 from prefactor_trace.server import LocalPlatform
 from prefactor_trace.testing import recording
 
@@ -322,6 +322,29 @@ def test_a_killed_program_has_counted_its_tokens(tmp_path):
         ("complete", {"prompt_tokens": 3, "total_tokens": 4}),
         ("failed", None),
     ]
+
+
+def test_an_answer_that_never_began_is_incomplete(run):
+    """Also if nothing of it is there to be shown; one that could not be read is not said to be so."""
+
+    class Cut(Kept):
+        def whole(self, value):
+            if value == "odd":
+                raise ValueError(value)
+
+        def reply(self):
+            return Reply(is_whole=False)
+
+    tap = Tap("toy:call", asks=lambda args, kwargs: Asked(TYPE, "toy", dict, Cut()))
+    function = _tap.tapped(lambda value: value, tap, Switch("toy"))
+    function("cut")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_guard, "strict", False)
+        function("odd")
+
+    cut, odd = run.spans
+    assert (cut.status, cut.result, cut.metadata) == ("complete", None, {"incomplete": True})
+    assert (odd.status, odd.metadata) == ("complete", None)
 
 
 # -- who has the tokens ------------------------------------------------------------------------------------
@@ -645,6 +668,51 @@ def test_what_others_have_put_over_ours_stays(sdks, run):
         assert vars(owner)["request"] is theirs
     finally:
         owner.request = original
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Two integrations that tap the same function: "one", and "two"."""
+    module = types.ModuleType("toy_sdk")
+    module.Toy = Toy
+    module.REQUIRES, module.TYPES = "pytest>=8", (TYPE,)
+    module.TAPS = (Tap("toy_sdk:Toy.call", asks=asks),)
+    monkeypatch.setitem(sys.modules, "toy_sdk", module)
+    monkeypatch.setattr(integrations, "_sources", lambda: {"one": "toy_sdk", "two": "toy_sdk"})
+    monkeypatch.setattr(integrations, "_integrated", {})
+
+
+@pytest.mark.parametrize("placed", [("one", "two"), ("two", "one")])
+@pytest.mark.parametrize("taken", [(), ("one", "two"), ("two", "one")])
+def test_two_that_tap_the_same_function_are_both_taken_away(placed, taken, two, run):
+    """In whatever order they came, and go, together or one by one; each has recorded the call."""
+    original = vars(Toy)["call"]
+    for name in placed:
+        pt.instrument(name)
+    assert Toy().call(1) == 2
+    for names in [(name,) for name in taken] or [()]:
+        pt.uninstrument(*names)
+
+    assert vars(Toy)["call"] is original
+    assert len(run.spans) == 2
+
+
+def test_a_tap_below_anothers_stays_off(two, run):
+    """Taps that are placed again over what others have put over the old ones record a call once; all can go again."""
+    original = vars(Toy)["call"]
+    pt.instrument("one")
+    ours = vars(Toy)["call"]
+    Toy.call = theirs = passing(ours)
+    pt.uninstrument()
+    pt.instrument("one")
+    assert Toy().call(1) == 2
+    pt.uninstrument()
+    assert vars(Toy)["call"] is theirs
+    Toy.call = ours  # they have gone as well
+    pt.uninstrument("one")
+
+    assert vars(Toy)["call"] is original
+    assert len(run.spans) == 1
 
 
 def test_in_many_threads_at_once(sdks):
