@@ -78,7 +78,7 @@ class Instrumented(tuple[Integration, ...]):
     def __getitem__(self, key: Any) -> Any:
         """Return the integration of that name, or at that place."""
         if isinstance(key, str):
-            return next(each for each in self if each.name == key)
+            return next(each for each in self if _as_one(each.name) == _as_one(key))
         return super().__getitem__(key)
 
     @property
@@ -253,7 +253,8 @@ def instrument(*names: str) -> Instrumented:
     Nothing is imported, and what the libraries return does not change. To say it twice does no harm.
 
     Args:
-        names: Which: "openai", "anthropic", …; see `integrations.available`. Default: all whose SDK is installed.
+        names: Which: "openai", "anthropic", …; see `integrations.available`. "openai-agents" is "openai_agents".
+            Default: all whose SDK is installed.
 
     Returns:
         What took and what did not, and why; printed, it is a line for each.
@@ -350,6 +351,9 @@ def _known(name: str) -> _Integrated:
     known = _integrated.get(name)
     if known is None:
         sources = _sources()
+        same = [each for each in sources if _as_one(each) == _as_one(name)]
+        if same and name not in sources:  # as its distribution is written: "openai-agents"
+            return _known(same[0])
         if name not in sources:
             import difflib
 
@@ -358,6 +362,11 @@ def _known(name: str) -> _Integrated:
             raise ConfigurationError(f"instrument: there is no integration {name!r}; {hint}")
         known = _integrated[name] = _Integrated(name, importlib.import_module(sources[name]))
     return known
+
+
+def _as_one(name: object) -> str:
+    """Return *name* as package indexes compare names: hyphens are underscores, and case does not matter."""
+    return re.sub(r"[-_.]+", "_", str(name)).lower()
 
 
 def _is_in(version: str, wanted: str) -> bool:

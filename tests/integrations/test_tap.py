@@ -756,6 +756,17 @@ def test_the_report_reads_well(sdks):
     assert done.not_taken == {}
 
 
+@pytest.mark.parametrize("name", ["openai-agents", "openai_agents", "OpenAI.Agents"])
+def test_a_name_may_be_written_as_its_distribution(name):
+    """As for package indexes, hyphens are underscores, and case does not matter."""
+    done = pt.instrument(name)
+
+    assert [each.name for each in done] == ["openai_agents"]
+    assert done[name] == done["openai_agents"] == done["openai-agents"]
+    assert pt.uninstrument(name)[name].state in ("off", "missing")
+    assert integrations.claimed(name).startswith("openai-agents")
+
+
 PROGRAM = """
 import sys
 import prefactor_trace as pt
