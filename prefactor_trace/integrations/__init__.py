@@ -328,13 +328,18 @@ def _sources() -> dict[str, str]:
     """Return the known names, each with its module. Those in this folder stand first."""
     from importlib import metadata
 
-    ours = {
-        each.name: f"{__name__}.{each.name}"
-        for each in pkgutil.iter_modules(__path__)
-        if not each.name.startswith("_")
-    }
-    others = {each.name: each.value for each in metadata.entry_points(group=_GROUP)}
-    return dict(sorted(ours.items())) | {name: others[name] for name in sorted(others) if name not in ours}
+    ours = _ours()
+    others = {
+        each.name: each.value for each in metadata.entry_points(group=_GROUP)
+    }  # reads what all have installed
+    return ours | {name: others[name] for name in sorted(others) if name not in ours}
+
+
+@functools.cache
+def _ours() -> dict[str, str]:
+    """Return those in this folder."""
+    names = sorted(each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_"))
+    return {name: f"{__name__}.{name}" for name in names}
 
 
 def _loads(name: str) -> bool:
@@ -350,7 +355,7 @@ def _loads(name: str) -> bool:
 def _known(name: str) -> _Integrated:
     known = _integrated.get(name)
     if known is None:
-        sources = _sources()
+        sources = _ours() if name in _ours() else _sources()
         same = [each for each in sources if _as_one(each) == _as_one(name)]
         if same and name not in sources:  # as its distribution is written: "openai-agents"
             return _known(same[0])

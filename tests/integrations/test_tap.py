@@ -767,6 +767,29 @@ def test_a_name_may_be_written_as_its_distribution(name):
     assert integrations.claimed(name).startswith("openai-agents")
 
 
+def test_what_is_installed_is_read_once():
+    """For all integrations together: where much is installed, that is most of what `instrument` costs."""
+    text = """
+        import sys
+        class Installed:
+            asked = 0
+            @staticmethod
+            def find_spec(*_): return None
+            @classmethod
+            def find_distributions(cls, context):
+                cls.asked += context.name is None
+                return ()
+        sys.meta_path.append(Installed)
+        import prefactor_trace as pt
+        pt.instrument()
+        print(Installed.asked)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
 PROGRAM = """
 import sys
 import prefactor_trace as pt
