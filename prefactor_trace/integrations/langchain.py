@@ -52,7 +52,8 @@ _FAILED = "{{ message | truncate: 160 }}"
 
 
 def _step(name: str, title: str, description: str) -> SpanType:
-    return SpanType(name, title=title, description=description, template="{{ name }}" + _FAILED)
+    template = "{{ name }}{% if message %}: {% endif %}" + _FAILED
+    return SpanType(name, title=title, description=description, template=template)
 
 
 def _model(name: str, title: str, description: str) -> SpanType:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import importlib
 import importlib.metadata
 import inspect
 import logging
@@ -765,6 +766,30 @@ def test_a_name_may_be_written_as_its_distribution(name):
     assert done[name] == done["openai_agents"] == done["openai-agents"]
     assert pt.uninstrument(name)[name].state in ("off", "missing")
     assert integrations.claimed(name).startswith("openai-agents")
+
+
+def summary(template, known):
+    """Return *template* with the names of what is *known* in brackets, and nothing for the rest."""
+
+    def put(found):
+        name, _, filters = found[1].partition(" | ")
+        is_known = name.startswith("inputs.") or name in known
+        return f"[{name}{'' if filters else '!'}]" if is_known else ""
+
+    text = re.sub(r"{% for .*?{% endfor %}", "", template)
+    text = re.sub(r"{% if (\w+) %}(.*?){% endif %}", lambda found: found[2] * (found[1] in known), text)
+    return re.sub(r"{{ (.*?) }}", put, text)
+
+
+@pytest.mark.parametrize("framework", ["langchain", "mcp", "openai_agents", "pydantic_ai"])
+def test_what_a_summary_says_can_be_read(framework):
+    """There is something between the parts of it, and of what came out no more than its beginning."""
+    for each in importlib.import_module(f"prefactor_trace.integrations.{framework}").TYPES:
+        for known in ({"name", "output", "text", "tools", "documents.size"}, {"name", "message"}):
+            shown = summary(each.template, known)
+            assert "][" not in shown, each.name
+            assert not {"[output!]", "[text!]", "[message!]"} & set(shown.split()), each.name
+            assert "[" in shown, each.name
 
 
 def test_what_is_installed_is_read_once():
