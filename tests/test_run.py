@@ -121,8 +121,15 @@ SPAWN = """
 PROGRAMS = [
     ("facts", FACTS, "complete"),
     (
-        "an exception",
-        "def f(): return {}['key']\ntry: f()\nexcept KeyError as e: raise ValueError('bad') from e",
+        "exceptions, of annotations too",
+        """
+        def f(): return {}['key']
+        try: f()
+        except KeyError as e:
+            try: raise ValueError('bad') from e
+            except ValueError:
+                def g(x: undefined): pass
+        """,
         "failed",
     ),
     ("bad syntax", "x = 1\nif x print(x)\n", "failed"),
@@ -173,9 +180,12 @@ PROGRAMS = [
         "failed",
     ),
     (
-        "a pool",
+        "a pool, a warning and runpy",
         """
+        import runpy, warnings
         from concurrent.futures import ThreadPoolExecutor
+        warnings.warn('old', DeprecationWarning)
+        print(sorted(runpy.run_path('other.py')), __name__)
         pool = ThreadPoolExecutor(2)
         print(list(pool.map(str, range(3))))
         """,
@@ -202,17 +212,16 @@ PROGRAMS = [
         "failed",
     ),
     ("no hook", "import sys; del sys.excepthook; sys.exit(2)", "failed"),
-    ("a warning", "import warnings; warnings.warn('old', DeprecationWarning); import os", "complete"),
-    ("runpy", "import runpy; print(sorted(runpy.run_path('other.py')), __name__)", "complete"),
-    ("annotations", "def f(x: undefined): pass", "failed"),
     (
-        "a fork",
-        "import os, sys, warnings\nwarnings.simplefilter('ignore')  # of threads: ours\nif os.fork() == 0: sys.exit(3)\nprint(os.wait()[1] >> 8)",
-        "complete",
-    ),
-    (
-        "a fork that dies",
-        "import os, warnings\nwarnings.simplefilter('ignore')  # of threads: ours\nif os.fork() == 0: 1 / 0\nprint(os.wait()[1] >> 8)",
+        "forks",
+        """
+        import os, sys, warnings
+        warnings.simplefilter('ignore')  # of threads: ours
+        if os.fork() == 0: sys.exit(3)
+        print(os.wait()[1] >> 8, flush=True)
+        if os.fork() == 0: 1 / 0
+        print(os.wait()[1] >> 8)
+        """,
         "complete",
     ),
 ]
@@ -273,9 +282,8 @@ def test_modules_folders_archives_and_links(place, program, name, status):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["-W", "error"],
+        ["-W", "error", *(["-P"] if sys.version_info >= (3, 11) else [])],
         ["-W", "always", "-X", "dev", "-X", "utf8", "-OO"],
-        pytest.param(["-P"], marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="new in 3.11")),
     ],
     ids=" ".join,
 )
@@ -336,23 +344,27 @@ def test_a_program_that_is_not_there(place):
     assert place.runs() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_from_outside(place, number):
+def test_a_signal_from_outside(place):
     """Ends the program as it would without us: shells and supervisors look at that."""
     place.write(program__dot__py="import time; print('ready', flush=True)\nwhile True: time.sleep(60)")
-    ended = []
-    for command in ("program.py",), (*RUN, "program.py"):
-        with place.start(*command) as process:
-            assert process.stdout.readline() == "ready\n"
-            process.send_signal(number)
-            ended.append((process.wait(30), without_our_line(process.stderr.read())))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        ended = []
+        started = [place.start(*command) for command in (("program.py",), (*RUN, "program.py"))]
+        try:
+            for process in started:
+                assert process.stdout.readline() == "ready\n"
+                process.send_signal(number)
+                ended.append((process.wait(30), without_our_line(process.communicate()[1])))
+        finally:
+            for process in started:
+                process.kill()
 
-    assert [status for status, _ in ended] == [-number, -number]
-    # Where it was just then is anybody's guess.
-    assert [errors.splitlines()[-1:] for _, errors in ended] == [
-        ["KeyboardInterrupt"] * (number == signal.SIGINT)
-    ] * 2
-    assert "prefactor_trace" not in ended[1][1]
+        assert [status for status, _ in ended] == [-number, -number]
+        # Where it was just then is anybody's guess.
+        assert [errors.splitlines()[-1:] for _, errors in ended] == [
+            ["KeyboardInterrupt"] * (number == signal.SIGINT)
+        ] * 2
+        assert "prefactor_trace" not in ended[1][1]
 
 
 def test_the_installed_command_is_the_same(place):

@@ -78,7 +78,7 @@ class Instrumented(tuple[Integration, ...]):
     def __getitem__(self, key: Any) -> Any:
         """Return the integration of that name, or at that place."""
         if isinstance(key, str):
-            return next(each for each in self if each.name == key)
+            return next(each for each in self if _as_one(each.name) == _as_one(key))
         return super().__getitem__(key)
 
     @property
@@ -259,7 +259,8 @@ def instrument(*names: str) -> Instrumented:
     Nothing is imported, and what the libraries return does not change. To say it twice does no harm.
 
     Args:
-        names: Which: "openai", "anthropic", …; see `integrations.available`. Default: all whose SDK is installed.
+        names: Which: "openai", "anthropic", …; see `integrations.available`. "openai-agents" is "openai_agents".
+            Default: all whose SDK is installed.
 
     Returns:
         What took and what did not, and why; printed, it is a line for each.
@@ -341,13 +342,18 @@ def _sources() -> dict[str, str]:
     """Return the known names, each with its module. Those in this folder stand first."""
     from importlib import metadata
 
-    ours = {
-        each.name: f"{__name__}.{each.name}"
-        for each in pkgutil.iter_modules(__path__)
-        if not each.name.startswith("_")
-    }
-    others = {each.name: each.value for each in metadata.entry_points(group=_GROUP)}
-    return dict(sorted(ours.items())) | {name: others[name] for name in sorted(others) if name not in ours}
+    ours = _ours()
+    others = {
+        each.name: each.value for each in metadata.entry_points(group=_GROUP)
+    }  # reads what all have installed
+    return ours | {name: others[name] for name in sorted(others) if name not in ours}
+
+
+@functools.cache
+def _ours() -> dict[str, str]:
+    """Return those in this folder."""
+    names = sorted(each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_"))
+    return {name: f"{__name__}.{name}" for name in names}
 
 
 def _loads(name: str) -> bool:
@@ -363,7 +369,10 @@ def _loads(name: str) -> bool:
 def _known(name: str) -> _Integrated:
     known = _integrated.get(name)
     if known is None:
-        sources = _sources()
+        sources = _ours() if name in _ours() else _sources()
+        same = [each for each in sources if _as_one(each) == _as_one(name)]
+        if same and name not in sources:  # as its distribution is written: "openai-agents"
+            return _known(same[0])
         if name not in sources:
             import difflib
 
@@ -372,6 +381,11 @@ def _known(name: str) -> _Integrated:
             raise ConfigurationError(f"instrument: there is no integration {name!r}; {hint}")
         known = _integrated[name] = _Integrated(name, importlib.import_module(sources[name]))
     return known
+
+
+def _as_one(name: object) -> str:
+    """Return *name* as package indexes compare names: hyphens are underscores, and case does not matter."""
+    return re.sub(r"[-_.]+", "_", str(name)).lower()
 
 
 def _is_in(version: str, wanted: str) -> bool:

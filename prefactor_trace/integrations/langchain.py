@@ -52,7 +52,8 @@ _FAILED = "{{ message | truncate: 160 }}"
 
 
 def _step(name: str, title: str, description: str) -> SpanType:
-    return SpanType(name, title=title, description=description, template="{{ name }}" + _FAILED)
+    template = "{{ name }}{% if message %}: {% endif %}" + _FAILED
+    return SpanType(name, title=title, description=description, template=template)
 
 
 def _model(name: str, title: str, description: str) -> SpanType:
@@ -123,10 +124,11 @@ class _Run:
         is_hidden: Whether it has no step of its own.
         call: The same step as a call of a model, if it is one.
         has_failed: Whether a part of it could not be read.
+        beside: The run under which LangChain puts what belongs under this one; see `_takes_in`.
         root: The run at the top; in `open` it has the ids of those below it that have not ended.
     """
 
-    __slots__ = ("call", "has_failed", "id", "is_hidden", "metadata", "open", "root", "scope")
+    __slots__ = ("beside", "call", "has_failed", "id", "is_hidden", "metadata", "open", "root", "scope")
 
     def __init__(self, run_id: UUID, above: _Run | None, scope: Any, *, is_hidden: bool = False) -> None:
         self.id = run_id
@@ -134,6 +136,7 @@ class _Run:
         self.is_hidden = is_hidden
         self.call: Call | None = None
         self.has_failed = False
+        self.beside: UUID | None = None
         self.metadata: dict[str, Any] = {}
         self.open: set[UUID] = set()
         self.root: _Run = self if above is None else above.root
@@ -142,16 +145,12 @@ class _Run:
 
     def enter(self) -> Any:
         """Make the run current; return what `leave` takes."""
-        tokens = current.set(self.scope) if self.call is None else self.call.enter()
-        return tokens, _placed.set(self)
+        return current.set(self.scope), _placed.set(self)
 
     def leave(self, entered: Any) -> None:
         """Make current again what was so before."""
-        tokens, placed = entered
-        if self.call is None:
-            leave(tokens, self.scope)
-        else:
-            self.call.leave(tokens)
+        token, placed = entered
+        leave(token, self.scope)
         _placed.reset(placed)
 
     @property
@@ -197,8 +196,11 @@ _placed: contextvars.ContextVar[_Run | None] = contextvars.ContextVar(
 )
 
 
-def _end(run_id: UUID, end: Callable[[_Run], None]) -> None:
-    """End the run in this way, unless it has ended; a root ends those below it that nobody has ended."""
+def _end(run_id: UUID, end: Callable[[_Run], None], error: BaseException | None = None) -> None:
+    """End the run in this way, unless it has ended; a root ends those below it that nobody has ended.
+
+    *error*: by which it ends.
+    """
     run = _runs.pop(run_id, None)
     if run is None:
         return
@@ -213,8 +215,18 @@ def _end(run_id: UUID, end: Callable[[_Run], None]) -> None:
         if run.open:
             from asyncio import CancelledError  # which LangChain has loaded, and we have not
 
-            for each in run.open.copy():
-                _end(each, lambda left: left.raised(CancelledError("left open")))
+            below = run.open.copy()
+            by = (GeneratorExit if _is_left_stream(below, error) else CancelledError)("left open")
+            for each in below:
+                _end(each, lambda left: left.raised(by), by)
+
+
+def _is_left_stream(below: set[UUID], error: BaseException | None) -> bool:
+    """Say whether those are open because the consumer of a stream went away: of a chain, LangChain ends only the root."""
+    if error is not None and type(error) is not GeneratorExit:
+        return False
+    calls = [run.call for each in below if (run := _runs.get(each)) is not None]
+    return any(call is not None and not call.awaits_token for call in calls)
 
 
 def _steering(error: BaseException) -> dict[str, Any]:
@@ -292,6 +304,8 @@ class _Callbacks:
             if run is not None:
                 _runs[run_id] = run
                 if stage is not None:
+                    if stage.takes_in:
+                        run.beside = facts.get("parent_run_id")
                     stage.run_begins(run)
         except InstanceTerminated:
             raise
@@ -302,8 +316,10 @@ class _Callbacks:
         self, span_type: SpanType, name: str, inputs: Callable[[], Any], facts: dict[str, Any]
     ) -> _Run | None:
         above = _runs.get(facts.get("parent_run_id"))  # type: ignore[arg-type] # None is not among them
-        here = current.get()
-        parent = None if above is None or (_placed.get() is above and here is not None) else above.scope
+        here, placed = current.get(), _placed.get()
+        if placed is not None and placed.beside is not None and placed.beside == facts.get("parent_run_id"):
+            above = placed
+        parent = None if above is None or (placed is above and here is not None) else above.scope
         tags = facts.get("tags") or ()
         if _HIDDEN in tags:
             scope = here if parent is None else parent
@@ -405,11 +421,11 @@ class _Callbacks:
         self._ended(run_id, end)
 
     def _raised(self, run_id: UUID, error: BaseException) -> None:
-        self._ended(run_id, lambda run: run.raised(error))
+        self._ended(run_id, lambda run: run.raised(error), error)
 
-    def _ended(self, run_id: UUID, end: Callable[[_Run], None]) -> None:
+    def _ended(self, run_id: UUID, end: Callable[[_Run], None], error: BaseException | None = None) -> None:
         try:
-            _end(run_id, end)
+            _end(run_id, end, error)
         except Exception:
             self._switch.failed("the end of a run")
 
@@ -446,11 +462,14 @@ def _metadata(facts: Mapping[str, Any], tags: Any) -> dict[str, Any]:
 class _Stage:
     """A function of LangChain's in which the run is current that it begins; see the module's docstring.
 
-    *types*: of the runs that it begins. *run*: the one, if it has begun already.
+    *types*: of the runs that it begins. *run*: the one, if it has begun already. *takes_in*: see `_takes_in`.
     """
 
-    def __init__(self, types: tuple[SpanType, ...], run: _Run | None = None) -> None:
+    def __init__(
+        self, types: tuple[SpanType, ...], run: _Run | None = None, *, takes_in: bool = False
+    ) -> None:
         self.types = types
+        self.takes_in = takes_in
         self.is_claimed = run is not None
         self._run = run
         self._entered: Any = None
@@ -465,7 +484,9 @@ class _Stage:
         if self._run is not None:
             self._entered = self._run.enter()
             return None
-        return _stage.set(self)  # the run is to begin in this step, or in a later one
+        return (
+            None if self.is_claimed else _stage.set(self)
+        )  # the run is to begin in this step, or in a later one
 
     def leave(self, token: Any) -> None:
         """Make current again what was so before the step."""
@@ -477,7 +498,7 @@ class _Stage:
     def raised(self, error: BaseException) -> None:
         """End the run, if LangChain has not said how: it forgets some that are cancelled."""
         if self._run is not None and not issubclass(type(error), Exception):
-            _end(self._run.id, lambda run: run.raised(error))
+            _end(self._run.id, lambda run: run.raised(error), error)
 
 
 _stage: contextvars.ContextVar[_Stage | None] = contextvars.ContextVar(
@@ -594,6 +615,14 @@ def _begins(*types: SpanType) -> Callable[[Any, Switch], Any]:
     return lambda function, switch: _staged(function, switch, lambda *_: _Stage(types))
 
 
+def _takes_in(function: Any, switch: Switch) -> Any:
+    """Make a stage of a function of a runnable with fallbacks, under which hang those that it tries.
+
+    LangChain gives them the same parent that it has itself.
+    """
+    return _staged(function, switch, lambda *_: _Stage((CHAIN,), takes_in=True))
+
+
 def _has_begun(function: Any, switch: Switch) -> Any:
     """Make a stage of a function of a model that is given the run, or the runs, as begun already."""
 
@@ -654,6 +683,7 @@ _CHAT_MODELS = "langchain_core.language_models.chat_models:BaseChatModel."
 _LLMS = "langchain_core.language_models.llms:BaseLLM."
 _RETRIEVERS = "langchain_core.retrievers:BaseRetriever."
 _TOOLS = "langchain_core.tools.base:BaseTool."
+_FALLBACKS = "langchain_core.runnables.fallbacks:RunnableWithFallbacks."
 
 
 def _tap(where: str, wraps: Any) -> Tap:
@@ -674,6 +704,7 @@ TAPS = (
     *(_tap(_LLMS + name, _begins(LLM)) for name in ("stream", "astream")),
     *(_tap(_RETRIEVERS + name, _begins(RETRIEVER)) for name in ("invoke", "ainvoke")),
     *(_tap(_TOOLS + name, _begins(TOOL)) for name in ("run", "arun")),
+    *(_tap(_FALLBACKS + name, _takes_in) for name in ("invoke", "ainvoke")),
 )
 
 

@@ -42,7 +42,7 @@ TOOL = SpanType(
     "mcp:tool",
     title="MCP tool",
     description="A tool of an MCP server.",
-    template="{{ inputs.server }}: {{ inputs.tool }}{{ text | truncate: 160 }}{{ message | truncate: 160 }}",
+    template="{{ inputs.server }}: {{ inputs.tool }} {{ text | truncate: 160 }}{{ message | truncate: 160 }}",
     params_schema={
         "type": "object",
         "properties": {"server": _TEXT, "tool": _TEXT, "arguments": _ANY},
@@ -66,7 +66,7 @@ RESOURCE = SpanType(
     "mcp:resource",
     title="MCP resource",
     description="A resource of an MCP server.",
-    template="{{ inputs.server }}: {{ inputs.uri }}{{ message | truncate: 160 }}",
+    template="{{ inputs.server }}: {{ inputs.uri }} {{ message | truncate: 160 }}",
     params_schema={"type": "object", "properties": {"server": _TEXT, "uri": _TEXT}},
     result_schema={"type": "object", "properties": {"content": _LIST}},
     data_risk=_RISK,
@@ -75,7 +75,7 @@ PROMPT = SpanType(
     "mcp:prompt",
     title="MCP prompt",
     description="A prompt of an MCP server.",
-    template="{{ inputs.server }}: {{ inputs.prompt }}{{ message | truncate: 160 }}",
+    template="{{ inputs.server }}: {{ inputs.prompt }} {{ message | truncate: 160 }}",
     params_schema={
         "type": "object",
         "properties": {"server": _TEXT, "prompt": _TEXT, "arguments": _ANY},

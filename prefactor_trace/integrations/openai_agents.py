@@ -59,7 +59,12 @@ AGENT = _type(
     "agent", "Agent", "An agent at work.", "{{ inputs.agent }} ", agent=_TEXT, tools={}, handoffs={}
 )
 TOOL = _type(
-    "tool", "Tool", "A tool of an agent.", "{{ inputs.tool }} {{ output }}", tool=_TEXT, arguments={}
+    "tool",
+    "Tool",
+    "A tool of an agent.",
+    "{{ inputs.tool }} {{ output | truncate: 160 }}",
+    tool=_TEXT,
+    arguments={},
 )
 HANDOFF = _type(
     "handoff",
@@ -87,7 +92,7 @@ GENERATION = _type(
 LIST_TOOLS = _type(
     "list_tools", "MCP tools", "Which tools a server has.", "{{ tools | join: ', ' }} ", server=_TEXT
 )
-STEP = _type("step", "Step", "A step of the SDK, or of the program's own.", "{{ inputs.name }} ", name=_TEXT)
+STEP = _type("step", "Step", "A step of the SDK, or of the program's own.", "{{ name }} ", name=_TEXT)
 TYPES = (WORKFLOW, AGENT, TOOL, HANDOFF, GUARDRAIL, GENERATION, LIST_TOOLS, STEP)
 
 

@@ -49,7 +49,7 @@ AGENT = _type(
     "agent",
     "Agent",
     "An agent's run.",
-    "{{ inputs.agent }} {{ output }}",
+    "{{ inputs.agent }} {{ output | truncate: 160 }}",
     agent=_TEXT,
     prompt={},
     model=_TEXT,
@@ -63,13 +63,18 @@ REQUEST = _type(
     request={"type": "array"},
 )
 TOOL = _type(
-    "tool", "Tool", "A tool of an agent.", "{{ inputs.tool }} {{ output }}", tool=_TEXT, arguments={}
+    "tool",
+    "Tool",
+    "A tool of an agent.",
+    "{{ inputs.tool }} {{ output | truncate: 160 }}",
+    tool=_TEXT,
+    arguments={},
 )
 OUTPUT = _type(
     "output",
     "Output",
     "The output of an agent is checked and made.",
-    "{{ output }} ",
+    "{{ output | truncate: 160 }} ",
     tool=_TEXT,
     arguments={},
 )

@@ -715,6 +715,16 @@ def test_an_asynchronous_stream_left_early(provider, run_with_sdk):
     assert by_name(run_with_sdk, "LangGraph").metadata["abandoned"] is True
 
 
+def test_a_chain_whose_stream_is_left_early(run):
+    """LangChain ends only the chain: the model in it was not cancelled, either, but left."""
+    found = (fake(says("a b c")) | StrOutputParser()).stream("x")
+    next(each for each in found if each)
+    found.close()
+    assert {each.status for each in run.spans} == {"complete"}
+    for name in ("Fake", "StrOutputParser"):
+        assert by_name(run, name).metadata["abandoned"] is True
+
+
 def test_an_asynchronous_stream_that_nobody_closes(run):
     """The event loop closes it as it ends, and has nothing to complain of."""
     complaints = []
@@ -767,6 +777,28 @@ def test_fallbacks_and_retries(provider, run):
         ("ChatOpenAI", "complete"),
     ]
     assert run.spans[-1].metadata["tags"] == ["retry:attempt:2"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_tried_hangs_under_its_fallbacks(is_async, run):
+    """Although LangChain names the run around all of it as the parent; what comes after is beside it."""
+
+    def breaks(_):
+        raise KeyError("no")
+
+    tried = RunnableLambda(breaks).with_fallbacks([fake(says("a")).with_fallbacks([fake(says("b"))])])
+    chain = RunnableLambda(str, name="before") | tried | RunnableLambda(str, name="after")
+    run_async(chain.ainvoke("x")) if is_async else chain.invoke("x")
+    lines = [line for line in run.tree().splitlines() if "str " not in line]
+    assert lines == [
+        "RunnableSequence complete",
+        "  before complete",
+        "  RunnableWithFallbacks complete",
+        "    breaks failed",
+        "    RunnableWithFallbacks complete",
+        "      Fake complete",
+        "  after complete",
+    ]
 
 
 def test_an_interrupt_is_no_failure(run):

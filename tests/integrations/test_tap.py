@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import importlib
 import importlib.metadata
 import inspect
 import logging
@@ -822,6 +823,64 @@ def test_the_report_reads_well(sdks):
     assert done["openai"].state in ("on", "waiting")
     assert repr(done).split() == ["openai", "on", "openai", version]
     assert done.not_taken == {}
+
+
+@pytest.mark.parametrize("name", ["openai-agents", "openai_agents", "OpenAI.Agents"])
+def test_a_name_may_be_written_as_its_distribution(name):
+    """As for package indexes, hyphens are underscores, and case does not matter."""
+    done = pt.instrument(name)
+
+    assert [each.name for each in done] == ["openai_agents"]
+    assert done[name] == done["openai_agents"] == done["openai-agents"]
+    assert pt.uninstrument(name)[name].state in ("off", "missing")
+    assert integrations.claimed(name).startswith("openai-agents")
+
+
+def summary(template, known):
+    """Return *template* with the names of what is *known* in brackets, and nothing for the rest."""
+
+    def put(found):
+        name, _, filters = found[1].partition(" | ")
+        is_known = name.startswith("inputs.") or name in known
+        return f"[{name}{'' if filters else '!'}]" if is_known else ""
+
+    text = re.sub(r"{% for .*?{% endfor %}", "", template)
+    text = re.sub(r"{% if (\w+) %}(.*?){% endif %}", lambda found: found[2] * (found[1] in known), text)
+    return re.sub(r"{{ (.*?) }}", put, text)
+
+
+@pytest.mark.parametrize("framework", ["langchain", "mcp", "openai_agents", "pydantic_ai"])
+def test_what_a_summary_says_can_be_read(framework):
+    """There is something between the parts of it, and of what came out no more than its beginning."""
+    for each in importlib.import_module(f"prefactor_trace.integrations.{framework}").TYPES:
+        for known in ({"name", "output", "text", "tools", "documents.size"}, {"name", "message"}):
+            shown = summary(each.template, known)
+            assert "][" not in shown, each.name
+            assert not {"[output!]", "[text!]", "[message!]"} & set(shown.split()), each.name
+            assert "[" in shown, each.name
+
+
+def test_what_is_installed_is_read_once():
+    """For all integrations together: where much is installed, that is most of what `instrument` costs."""
+    text = """
+        import sys
+        class Installed:
+            asked = 0
+            @staticmethod
+            def find_spec(*_): return None
+            @classmethod
+            def find_distributions(cls, context):
+                cls.asked += context.name is None
+                return ()
+        sys.meta_path.append(Installed)
+        import prefactor_trace as pt
+        pt.instrument()
+        print(Installed.asked)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
 
 
 PROGRAM = """
