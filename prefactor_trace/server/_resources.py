@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from prefactor_trace.server import _schemas
+from prefactor_trace.server._summaries import summary
 
 if TYPE_CHECKING:
     import sqlite3
@@ -287,6 +288,7 @@ class SpanType(NamedTuple):
 
     title: str
     data_risk: Json | None
+    template: str | None
 
 
 def span_types(connection: sqlite3.Connection, schema_version_id: str | None) -> dict[str, SpanType]:
@@ -295,7 +297,10 @@ def span_types(connection: sqlite3.Connection, schema_version_id: str | None) ->
         connection, "SELECT span_type_schemas FROM agent_schema_versions WHERE id = ?", schema_version_id
     )
     entries = orjson.loads(found["span_type_schemas"]) if found else {}
-    return {name: SpanType(entry["title"], entry["data_risk"]) for name, entry in entries.items()}
+    return {
+        name: SpanType(entry["title"], entry["data_risk"], entry["template"])
+        for name, entry in entries.items()
+    }
 
 
 SPANS = """
@@ -306,16 +311,22 @@ JOIN agent_versions v ON v.id = i.agent_version_id
 """
 
 
-def spans(connection: sqlite3.Connection, found: list[Json], account_id: str) -> list[Json]:
-    """Return span resources whose payloads are still JSON text."""
+def spans(
+    connection: sqlite3.Connection, found: list[Json], account_id: str, *, with_summaries: bool = False
+) -> list[Json]:
+    """Return span resources whose payloads are still JSON text. *with_summaries*: render their readable lines."""
     declared = {
         version: span_types(connection, version)
         for version in {row["agent_schema_version_id"] for row in found}
     }
-    return [
-        span(row, account_id, declared[row["agent_schema_version_id"]].get(row["schema_name"]))
-        for row in found
-    ]
+    resources = []
+    for each in found:
+        span_type = declared[each["agent_schema_version_id"]].get(each["schema_name"])
+        resource = span(each, account_id, span_type)
+        if with_summaries and span_type is not None:
+            resource["summary"] = summary(span_type.template, each["payload"], each["result_payload"])
+        resources.append(resource)
+    return resources
 
 
 def span(found: Json, account_id: str, declared: SpanType | None) -> Json:

@@ -227,7 +227,8 @@ def list_(tx: Transaction, fields: Json) -> Json:
     for field, condition in (("start_time", "s.started_at >= ?"), ("end_time", "s.started_at <= ?")):
         wanted[condition] = _fields.time(fields, field, "") or None
     found, rest = list_page(tx, fields, _LISTING, wanted)
-    spans = _resources.spans(tx.connection, found, tx.account.id)
+    with_summaries = fields.get("include_summaries") in (True, "true")
+    spans = _resources.spans(tx.connection, found, tx.account.id, with_summaries=with_summaries)
     return {
         "summaries": [{**spliced(span, span), "risk_level": None, "risk_score": None} for span in spans],
         **rest,

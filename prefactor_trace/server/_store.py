@@ -127,7 +127,7 @@ class Store:
     def spans(self, instance_id: str, *, offset: int = 0, limit: int = 1000) -> tuple[list[Json], int]:
         """Return a page of an instance's spans by start, then arrival, and how many there are.
 
-        `payload` and `result_payload` are objects.
+        `payload` and `result_payload` are objects, and `summary` is rendered.
         """
         with self._database.reading() as reader:
             found, total = _resources.some_rows(
@@ -137,13 +137,14 @@ class Store:
                 "s.started_at, s.number",
                 Page(offset, limit),
             )
-            return [_parsed(span) for span in _resources.spans(reader, found, self.account.id)], total
+            spans = _resources.spans(reader, found, self.account.id, with_summaries=True)
+            return [_parsed(span) for span in spans], total
 
     def span(self, span_id: str) -> Json | None:
-        """Return one span. `payload` and `result_payload` are objects."""
+        """Return one span. `payload` and `result_payload` are objects, and `summary` is rendered."""
         with self._database.reading() as reader:
             found = _resources.rows(reader, f"{_resources.SPANS} WHERE s.id = ?", span_id)
-            spans = _resources.spans(reader, found, self.account.id)
+            spans = _resources.spans(reader, found, self.account.id, with_summaries=True)
             return _parsed(spans[0]) if spans else None
 
     def terminate(self, instance_id: str, reason: str) -> Json:

@@ -629,6 +629,15 @@ class TestSpans:
         assert within["summaries"] == [listed[1]]
         assert "agent_instance_id" in api.get("agent_spans", 422)["errors"]
 
+    def test_summaries_are_rendered_for_those_who_ask(self, api):
+        """By the template of the span's type; without being asked, and without a type, there is none."""
+        run = api.run()
+        api.span(run, payload={"model": "gpt-4o"})
+        api.span(run, schema_name="test:undeclared")
+        assert [span["summary"] for span in api.spans(run)] == [None, None]
+        asked = api.get("agent_spans", agent_instance_id=run, include_summaries="true")["summaries"]
+        assert sorted(span["summary"] or "" for span in asked) == ["", "gpt-4o"]
+
     def test_unknown_fields_are_dropped(self, api):
         """What the API does not know has no effect."""
         span = api.span(api.run(), tags=["a"], name="n", summary="s")["details"]

@@ -84,10 +84,14 @@ def test_instance(api, store):
 
 
 def test_spans(api, store):
-    """Spans come by start, then arrival, with objects as payloads."""
+    """Spans come by start, then arrival, with objects as payloads and their readable lines."""
     run = api.run()
-    late = api.span(run, started_at="2026-01-01T00:00:02Z")["details"]
-    early = [api.span(run, started_at="2026-01-01T00:00:01Z")["details"] for _ in range(3)]
+
+    def made(at):
+        return {**api.span(run, started_at=at)["details"], "summary": "m"}
+
+    late = made("2026-01-01T00:00:02Z")
+    early = [made("2026-01-01T00:00:01Z") for _ in range(3)]
     found, total = store.spans(run)
     assert (found, total) == ([*early, late], 4)
     assert store.spans(run, offset=3, limit=5) == ([late], 4)
