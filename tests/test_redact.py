@@ -504,6 +504,45 @@ class TestCost:
         ours = Limits(max_string=250_000, redact=Redactor())
         assert min(timed(capture, text, ours) for _ in range(3)) < within(0.02)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "machine a.a.a." * 750,
+            "token=os." * 1_100,
+            'password="' * 1_000,
+            '--token {"token":"' * 550,
+            "SKTOKEN=" * 1_250,
+            {"password is " * 8 + str(n): "abcdefghij" for n in range(200)},
+        ],
+        ids=lambda text: str(text)[:12],
+    )
+    def test_the_clock_is_looked_at_all_along(self, text):
+        """No step between two looks at the clock takes long, whatever a text is made of."""
+        encoded = orjson.dumps(text)
+        Redactor()(encoded)  # the first of all builds the automaton
+        assert min(timed(Redactor(), encoded) for _ in range(5)) < within(0.002)
+
+    @pytest.mark.parametrize("name", ["1" * 110 + "x_pass", "_0" * 55 + "_token", "1_" * 55 + "x_pass1"])
+    def test_no_name_takes_long(self, name):
+        """The digits and suffixes of a name are read in one way only, so that no name takes longer than its length."""
+        encoded = orjson.dumps({name: "a value"})
+        assert min(timed(Redactor(), encoded) for _ in range(3)) < within(0.002)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "password123",
+            "password_1_2",
+            "password_b6412",
+            "api_key_value_2",
+            "token_b64_1",
+            "password_123456",
+        ],
+    )
+    def test_what_stands_behind_the_words_of_a_name(self, name):
+        """Digits and words that do not change what a value is are passed over."""
+        assert b"hunter" not in capture({name: "hunter2hunter"})
+
     def test_what_there_was_no_time_for_is_left_out(self):
         """The end of a text that the time was not enough for is not recorded."""
         kept = capture("password=os.a " * 15_000 + " canary", Limits(max_string=250_000))
