@@ -151,13 +151,13 @@ _KINDS: dict[type, str] = {str: "string", bool: "boolean", int: "number", float:
 
 
 _SHORTEST_HIDDEN = 6  # characters; what is shorter stands in many a text by chance
-_MOST_HIDDEN = 32  # texts of one call
+MOST_HIDDEN = 32  # texts of one call
 _MOST_LOOKED_AT = 256  # entries of one container, for texts in it
 
 
 def hidden_in(value: Any, rule: Rule | None, found: list[str], depth: int = 4) -> None:
     """Add to *found* the texts in *value* that must not be recorded, as *rule* or the class of *value* says."""
-    if not depth or len(found) >= _MOST_HIDDEN or type(rule) is Sensitive:
+    if not depth or len(found) >= MOST_HIDDEN or type(rule) is Sensitive:
         return
     if rule is Secret or rule is Omit:
         _texts_in(value, found, depth)
@@ -174,7 +174,7 @@ def hidden_in(value: Any, rule: Rule | None, found: list[str], depth: int = 4) -
 
 
 def _texts_in(value: Any, found: list[str], depth: int) -> None:
-    if len(found) >= _MOST_HIDDEN or not depth:
+    if len(found) >= MOST_HIDDEN or not depth:
         return
     if type(value) is str:
         found += [value] if len(value) >= _SHORTEST_HIDDEN else []

@@ -184,7 +184,60 @@ def test_results():
     tracer.shutdown()
     results = [orjson.loads(each.ended.result) for each in exporter.records if hasattr(each, "started")]
     shown = {"user": "ann", "key": HIDDEN}
-    assert results == [shown, {"output": [shown]}, {"output": [shown]}, {"output": None}]
+    assert results == [shown, {"output": [shown]}, {"output": [shown]}, {"output": shown}]
+
+
+class Item(TypedDict):
+    user: str
+    key: Annotated[str, pt.Secret]
+    number: Annotated[int, pt.Omit]
+
+
+@pytest.mark.parametrize(
+    ("fold", "folded"),
+    [
+        (lambda n, _: (n or 0) + 1, 3),
+        (lambda text, item: f"{text or ''}{item['user']},", "user-0,user-1,user-2,"),
+        (lambda _, item: f"<{item['key']}>", "<[redacted:Secret]>"),
+        (
+            lambda found, item: [*(found or []), {"in": [item]}],
+            [{"in": [{"user": f"user-{n}", "key": HIDDEN}]} for n in range(3)],
+        ),
+        (lambda _, item: {item["key"]: item["number"]}, {"[redacted:Secret]": HIDDEN}),
+        (lambda *_: None, None),
+    ],
+    ids=["count", "other text", "hidden text", "in a list", "name and number", "nothing"],
+)
+def test_what_is_folded(fold, folded):
+    """What `fold` makes of marked items is recorded, without what the marks hide, wherever in it that stands."""
+
+    def items() -> Iterator[Item]:
+        for n in range(3):
+            yield {"user": f"user-{n}", "key": f"canary-{n}", "number": 1_234_567 + n}
+
+    exporter = MemoryExporter()
+    tracer = pt.configure(exporter=exporter)
+    with pt.instance():
+        assert [item["key"] for item in pt.span(fold=fold)(items)()] == ["canary-0", "canary-1", "canary-2"]
+    tracer.shutdown()
+    (result,) = [orjson.loads(each.ended.result) for each in exporter.records if hasattr(each, "started")]
+    assert result == {"output": folded}
+
+
+def test_more_is_hidden_of_what_is_folded_than_is_remembered():
+    """Where the items have more hidden texts than are remembered, nothing of what is made of them is recorded."""
+
+    def items() -> Iterator[Node]:
+        for n in range(100):
+            yield {"user": "ann", "key": f"canary-{n}"}
+
+    exporter = MemoryExporter()
+    tracer = pt.configure(exporter=exporter)
+    with pt.instance():
+        list(pt.span(fold=lambda text, item: (text or "") + item["key"])(items)())
+    tracer.shutdown()
+    (result,) = [each.ended.result for each in exporter.records if hasattr(each, "started")]
+    assert orjson.loads(result) == {"output": HIDDEN}
 
 
 class Lost(Exception):
