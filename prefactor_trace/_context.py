@@ -103,6 +103,19 @@ def as_thrown(error: BaseException) -> BaseException:
     return error.with_traceback(traceback and traceback.tb_next)
 
 
+_traceback: Any = BaseException.__dict__["__traceback__"]  # whatever a class of the user's calls so
+
+
+def take_frame_off(error: BaseException) -> None:
+    """Let the traceback of *error* begin below the frame of ours that has caught it, and raises it again.
+
+    Python 3.10 remembers the traceback by itself, and puts the frame back.
+    """
+    traceback = _traceback.__get__(error)
+    if traceback is not None:
+        _traceback.__set__(error, traceback.tb_next)
+
+
 class Block:
     """The bookkeeping of a `with` block that opens a scope on entry. It may be entered again, and in many tasks."""
 
