@@ -99,8 +99,8 @@ def is_cancellation(error: BaseException) -> bool:
 
 def as_thrown(error: BaseException) -> BaseException:
     """Return *error*, thrown into our frame, with the traceback it had before, to be thrown into the next one."""
-    traceback = error.__traceback__
-    return error.with_traceback(traceback and traceback.tb_next)
+    take_frame_off(error)
+    return error
 
 
 _traceback: Any = BaseException.__dict__["__traceback__"]  # whatever a class of the user's calls so

@@ -56,7 +56,7 @@ class Place(NamedTuple):
 
     Attributes:
         kind: "payload", "result", "error" or "metadata".
-        span: What the span is called; empty outside of one.
+        span: What the span is called, without secrets; empty outside of one.
     """
 
     kind: Kind
@@ -97,7 +97,7 @@ class Redactor:
         try:
             if self._is_on and not self._is_clean(encoded):
                 encoded = self._rebuilt(encoded)
-            return encoded if self._hook is None else self._by_hook(encoded, Place(kind, span))
+            return encoded if self._hook is None else self._by_hook(encoded, Place(kind, self.built_in.text(span)))
         except Exception:
             _guard.failed("redact a value")
             return _FAILED

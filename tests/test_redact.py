@@ -602,6 +602,35 @@ class TestHook:
         assert value["password"]["$redacted"] == "password"
         assert place == pt.Place("result", "step")
 
+    def test_it_is_told_no_secret_in_a_title(self):
+        """What a span is called is told to it as it is recorded, for payload, result, error and metadata."""
+        places = []
+
+        def hook(value, place):
+            places.append(place)
+            return value
+
+        tracer = pt.configure(exporter=MemoryExporter(), redact=hook)
+        secret = f"sk-{MIXED}"
+
+        @pt.span(title=f"decorated {secret}")
+        def fails(x):
+            raise ValueError(x)
+
+        with tracer.instance():
+            with pt.span("block", title=f"block {secret}", payload={"a": 1}) as step:
+                step.set_result({"b": 2})
+                step.set_metadata({"c": 3})
+            with pytest.raises(ValueError, match="1"):
+                fails(1)
+        tracer.shutdown()
+        assert {place.kind for place in places} == {"payload", "result", "error", "metadata"}
+        assert not [place for place in places if MIXED in place.span]
+        assert {place.span.split(":")[0] for place in places if place.span} == {
+            "block [redacted",
+            "decorated [redacted",
+        }
+
     @pytest.mark.parametrize("result", [{1, 2}, object(), float, b"x"])
     def test_no_json(self, result):
         """What it returns must be JSON, else the value is removed."""
