@@ -97,7 +97,11 @@ class Redactor:
         try:
             if self._is_on and not self._is_clean(encoded):
                 encoded = self._rebuilt(encoded)
-            return encoded if self._hook is None else self._by_hook(encoded, Place(kind, self.built_in.text(span)))
+            return (
+                encoded
+                if self._hook is None
+                else self._by_hook(encoded, Place(kind, self.built_in.text(span)))
+            )
         except Exception:
             _guard.failed("redact a value")
             return _FAILED

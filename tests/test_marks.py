@@ -20,6 +20,7 @@ from prefactor_trace._arguments import arguments_of
 from prefactor_trace._capture import DEFAULT, capture, capture_exception
 from prefactor_trace._marks import rules_of
 from prefactor_trace.exporters import MemoryExporter
+from prefactor_trace.testing import recording
 
 HIDDEN = {"$redacted": "Secret"}
 Password = Annotated[str, pt.Secret]
@@ -149,6 +150,34 @@ def test_dicts_by_the_annotation_of_the_argument():
     assert node["children"] == [inner]
 
 
+def test_names_of_functions_around(recorded):
+    """Annotations that are text may name what only the function or the class around the decorated one knows."""
+    key = Annotated[str, pt.Secret]  # noqa: F841 - an annotation names it
+
+    class Local(TypedDict):
+        user: str
+        key: Annotated[str, pt.Secret]
+
+    @pt.span
+    def step(a: key, b: Local, c: list[Local], *rest: Local) -> Local:  # noqa: F821 - it is above
+        return b
+
+    class Owner:
+        inside = Annotated[str, pt.Secret]
+
+        @pt.span
+        def method(self, a: inside, b: Local):
+            return None
+
+    given, shown = {"user": "ann", "key": "canary"}, {"user": "ann", "key": HIDDEN}
+    step("canary", given, [given], given)
+    Owner().method("canary", given)
+    first, second = recorded.spans
+    assert first.payload == {"a": HIDDEN, "b": shown, "c": [shown], "rest": [shown]}
+    assert first.result == shown
+    assert second.payload == {"a": HIDDEN, "b": shown}
+
+
 def test_a_large_dict():
     """Where counting takes its time, what is omitted is marked; nothing of it is recorded either way."""
 
@@ -242,6 +271,12 @@ def test_more_is_hidden_of_what_is_folded_than_is_remembered():
 
 class Lost(Exception):
     pass
+
+
+@pytest.fixture
+def recorded():
+    with recording() as recorded, pt.instance():
+        yield recorded
 
 
 @pytest.fixture
