@@ -165,7 +165,7 @@ def hidden_in(value: Any, rule: Rule | None, found: list[str], depth: int = 4) -
         for key, item in islice(value.items(), _MOST_LOOKED_AT):
             if (said := rule.rule(key)) is not None:
                 hidden_in(item, said, found, depth - 1)
-    elif type(rule) is Plan and type(value) in _LISTS:
+    elif type(rule) is Plan and _is_list(value):
         for item in islice(value, _MOST_LOOKED_AT):
             hidden_in(item, rule.others, found, depth - 1)
     else:
@@ -182,14 +182,18 @@ def _texts_in(value: Any, found: list[str], depth: int) -> None:
         _texts_in(str(value), found, depth)
     elif type(value) is bytes:
         _texts_in(value.decode(errors="ignore"), found, depth)
-    elif type(value) is dict or type(value) in _LISTS:
+    elif type(value) is dict or _is_list(value):
         for item in islice(value.values() if type(value) is dict else value, _MOST_LOOKED_AT):
             _texts_in(item, found, depth - 1)
     elif is_a(value, str):
         _texts_in(str.__getitem__(value, slice(None)), found, depth)
 
 
-_LISTS = (list, tuple, set, frozenset)
+def _is_list(value: Any) -> bool:
+    kind = type(value)  # `in` would ask the class of the user's class
+    return kind is list or kind is tuple or kind is set or kind is frozenset
+
+
 _LONG_NUMBER = 256  # bits
 
 

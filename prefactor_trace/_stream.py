@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 _MOST_ITEMS = 1_000
-_BINARY = (bytes, bytearray)
 _DEEPEST_PLAN = 4  # containers of what is folded in which fields of the items are looked for
 
 
@@ -167,7 +166,9 @@ class Stream:
     def _add_item(self, item: object, limits: Limits) -> None:
         """Keep *item* as JSON, if there is room for it. What stands in the list once stays whole."""
         if self._binary_size is not None:
-            self._binary_size = self._binary_size + len(item) if type(item) in _BINARY else None  # type: ignore[arg-type]
+            kind = type(item)  # told apart by `is`: `in` would ask the class of the user's class
+            is_binary = kind is bytes or kind is bytearray
+            self._binary_size = self._binary_size + len(item) if is_binary else None  # type: ignore[arg-type]
         if self._room <= 0 or len(self._items) >= _MOST_ITEMS:
             return
         limits = limits._replace(redact=limits.redact.built_in)  # a callable is given the whole result, later

@@ -141,18 +141,13 @@ def generator(
 ) -> Any:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        scope = open_scope(args, kwargs)
-        if scope is None:
-            try:
-                generator = function(*args, **kwargs)
-                del args, kwargs
-                return (yield from generator)
-            except BaseException as error:
-                ours.take_frame_off(error)
-                raise
+        # Not by `yield from`, which does not throw a GeneratorExit but closes: an unrecorded call takes the same way
+        # with a scope that does nothing.
+        scope = open_scope(args, kwargs) or ours.nothing
         # What goes through, on its way: in a variable this frame would keep it alive while it waits.
         passing: list[Any] = [None]
-        current, inside, items, is_left = ours.current, scope, 0, False
+        current, items, is_left = ours.current, 0, False
+        inside = current.get() if scope is ours.nothing else scope
         try:
             take = scope.stream() if has_items else ours.let_pass
             generator = function(*args, **kwargs)
@@ -187,7 +182,6 @@ def generator(
 def async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:  # noqa: PLR0915 - its flow is one
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:  # noqa: PLR0915
-        # There is no `yield from` here, so an unrecorded call takes the same way with a scope that does nothing.
         scope = open_scope(args, kwargs) or ours.nothing
         inside = ours.current.get() if scope is ours.nothing else scope
         passing: list[Any] = [None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import collections
 import contextlib
 import contextvars
 import copy
@@ -1311,3 +1312,75 @@ def test_wrapped_is_ours():
     assert _wrap.opener_of(function) is None
     assert _wrap.opener_of(at_module_level) is not None
     assert _wrap.opener_of(_wrap.wrap) is None
+
+
+def test_classes_are_compared_with_nothing(recorded):
+    """Values whose class has a class of its own, with an `==` and a hash, pass without either being called."""
+
+    def never(*_):
+        raise SystemExit
+
+    class Meta(type):
+        __eq__ = __hash__ = never
+
+    class Odd(metaclass=Meta):
+        __hash__ = object.__hash__
+
+    class Item(typing.TypedDict):
+        key: typing.Annotated[str, pt.Secret]
+
+    @pt.span
+    def items(value):
+        yield value
+
+    @pt.span
+    def marked(value: Item, others: list[Item], hidden: typing.Annotated[object, pt.Secret]):
+        raise Stop
+
+    @pt.span
+    def ends(value):
+        raise SystemExit(value)
+
+    odd = Odd()
+    for value in (odd, Odd, [odd], {"a": odd}, collections.ChainMap({odd: 1})):
+        assert list(items(value))[0] is value
+        with pytest.raises(Stop):
+            marked(value, [value], value)
+        with pytest.raises(SystemExit) as caught:
+            ends(value)
+        assert caught.value.code is value
+    assert [span.status for span in recorded.spans] == ["complete", "failed", "failed"] * 5
+
+
+def test_stand_ins_for_stand_ins(recorded):
+    """An object that is decorated as a step and as a run passes for what it is."""
+
+    class Adder:
+        def __call__(self, a):
+            return a + 1
+
+    for thing, kind in ((Adder(), Adder), (functools.partial(max, 1), functools.partial)):
+        assert isinstance(pt.instance(pt.span(thing)), kind)
+        assert pt.instance(pt.span(thing)).__class__ is kind
+
+
+@pytest.mark.parametrize("in_a_run", [True, False])
+def test_exits_that_are_swallowed(in_a_run):
+    """A GeneratorExit that is thrown in can be swallowed, by an item or by the end, whether it is recorded or not."""
+
+    def goes_on():
+        try:
+            yield 1
+        except GeneratorExit:
+            yield 2
+
+    def swallows():
+        with contextlib.suppress(GeneratorExit):
+            yield 1
+
+    with recording(), pt.instance() if in_a_run else contextlib.nullcontext():
+        steps = pt.span(goes_on)()
+        next(steps)
+        assert steps.throw(GeneratorExit()) == 2
+        with contextlib.contextmanager(pt.span(swallows))():
+            raise GeneratorExit
