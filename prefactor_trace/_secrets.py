@@ -186,7 +186,7 @@ _STRICT = {
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_WORD = re.compile(r"[\W_]+")
 # Each level of JSON in strings doubles the backslashes before a quote: five put 31 there.
-_AFTER_NAME = r"[\"'`\\\]]{0,40}[ ]{0,8}(?:=>|:=|[:=])"
+_AFTER_NAME = r"[\"'`\\\]]{0,40}[ ]{0,8}(?:=>|:=|[:=]|%3[DdAa])"
 
 
 def words_of(name: str) -> str:
@@ -261,7 +261,7 @@ class Words:
         self._glued = tuple(word for word in _GLUED if word in self._joined or word in self._keys)
         names = _names_pattern(self._keys)
         # A whole string that is a name can have the secret beside it; one that only ends in such a word has not.
-        whole = f"[\"'](?:[A-Za-z0-9_.-]{{0,40}} ?){{0,2}}(?:{names})[\"'][,}}]"
+        whole = f"[\"'](?:[A-Za-z0-9_.-]{{0,40}} ?){{0,2}}(?:{names})\\\\{{0,3}}[\"'][,}}]"
         suspects = [
             *_SUSPECTS,
             f"(?:{names})(?:{_AFTER_NAME}|>| is )",
@@ -392,7 +392,7 @@ class Words:
             if kind is None:
                 continue
             is_quoted = len(bare) < len(left)
-            found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] == "=")
+            found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] in "=%")
             if found is not None and (
                 found[1] - found[0] > _JUDGED or not _is_name(text[slice(*found)], kind, words_of(name))
             ):
@@ -420,7 +420,7 @@ class Words:
             is_closed = text.startswith(("</", "<\\/"), stop) or (is_cut and stop == len(text))
             if kind and is_closed:  # else it stands for a value, as in `--token=<your-token>`
                 yield Found(kind, match.start("value"), stop)
-        for match in chain(_PAIR.finditer(text, start, end), _SAID.finditer(text, start, end)):
+        for match in chain(*(each.finditer(text, start, end) for each in (_PAIR, _BESIDE, _SAID))):
             kind = self.name(match.group("name"))
             if kind and self.is_no_word(match.group("value")):
                 yield Found(kind, match.start("value"), match.end("value"))
@@ -433,11 +433,19 @@ class Words:
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
-_SEPARATOR = re.compile(r"(?:=>|:=|(?<![=!<>])[=:](?!=|//))[ \t]{0,8}")
+_SEPARATOR = re.compile(r"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?)[ \t]{0,8}")
 _FLAG = re.compile(r"--(?P<name>[A-Za-z][A-Za-z0-9_-]{1,40})[ ]+(?=[^\s<-])")  # of a command line
 _TAG = re.compile(r"<(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})>(?P<value>[^<>]+)")
 # A tuple of two, as `repr` shows it; and how people tell each other.
-_PAIR = re.compile(r"\(b?[\"'](?P<name>[A-Za-z0-9_.-]{1,60})[\"'], ?b?[\"'](?P<value>[^\"'\n]{4,512})[\"']\)")
+_PAIR = re.compile(
+    r"[(\[]b?[\"'](?P<name>[A-Za-z0-9_.-]{1,60})[\"'], ?b?[\"'](?P<value>[^\"'\n]{4,512})[\"'][)\]]"
+)
+# An object of name and value, as headers can be, in JSON or as `repr` shows it.
+_Q = r"\\{0,3}[\"']"
+_BESIDE = re.compile(
+    rf"[\"'](?i:name|key|header|field){_Q}: ?b?{_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q}, ?"
+    rf"{_Q}(?i:value){_Q}: ?b?{_Q}(?P<value>[^\"'\n]{{4,512}})"
+)
 _SAID = re.compile(r"\b(?P<name>[A-Za-z][A-Za-z_-]{2,40}(?: key)?) is [\"'`]?(?P<value>[^\s\"'`<>]{6,512})")
 _BEFORE_FLAG = r"\s(?:[^\n|;]{0,200}?\s)?"  # what of a command stands between its name and the flag
 _ARGUMENT = r"[\"']?(?P<value>[^\s\"'-][^\s\"']{0,256})"
@@ -483,7 +491,8 @@ _SUSPECTS = [
     f"eyJ[A-Za-z0-9_.-]{{0,40}}{_CUT}",
     "PRIVATE KEY",
     rf"://[^ /?#:@\"'<>]*:[^ \"'<>]*(?:@|{_CUT})",
-    rf"{_SCHEMES}(?:[ \t\r\n]|\\+[nt])+(?:[A-Za-z0-9+/._~=-]{{6}}|[A-Za-z0-9+/._~=-]*{_CUT})",
+    "%3[aA](?:/|%2[fF]){2}[^ /?#%\"'<>]*%3[aA][^ \"'<>]*%40",
+    rf"{_SCHEMES}(?:[ \t\r\n]|\\+[nt]|%20)+(?:[A-Za-z0-9+/._~=-]{{6}}|[A-Za-z0-9+/._~=-]*{_CUT})",
 ]
 
 # Each part begins at a literal and is left at once where it does not fit.
@@ -499,8 +508,12 @@ _BOUNDARY = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4
 _KEY_BEGINS = re.compile(_PRIVATE_KEY)
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _URLS = re.compile(_URL)
+# The same inside of another URL.
+_ENCODED_URLS = re.compile(
+    r"%3[aA](?:/|%2[fF]){2}[^\s/?#%\"'<>]{0,128}%3[aA](?P<pass>[^\s\"'<>&]{1,256}?)%40"
+)
 _CREDENTIALS = re.compile(
-    rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf]))(?P<scheme>{_SCHEMES})(?:\s|\\+[nt])+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
+    rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf]))(?P<scheme>{_SCHEMES})(?:\s|\\+[nt]|%20)+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
 )
 _TAIL = re.compile(
     "(?:"
@@ -531,6 +544,8 @@ def _shaped(text: str, start: int, end: int, look_at_clock: Callable[[], None]) 
     for match in _URLS.finditer(text, start, end):
         whole = _URLS.match(text, match.start()) or match  # it may go on behind *end*
         yield Found("password", whole.start("pass"), whole.end("pass") - 1)
+    for match in _ENCODED_URLS.finditer(text, start, end):
+        yield Found("password", match.start("pass"), match.end("pass"))
     for match in _CREDENTIALS.finditer(text, start, end):
         if _is_credential(match.group("scheme").lower(), match.group("value")):
             stop = _whole(_CREDENTIALS, text, match, end)
@@ -650,6 +665,9 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     match = pattern.match(text, start, start + _JUDGED)
     if match is None:
         return None
+    opening = _QUOTE.match(text, match.end()) if is_sure and _BEFORE_QUOTE.search(match.group()) else None
+    if opening is not None:  # bytes, or an object whose field it is, as `repr` shows them
+        return start, _quoted_end(text, opening.end(), len(opening.group(1)), opening.group(2))
     value = match.group()
     last = kind.rpartition("_")[2]
     if _PLACEHOLDER.match(value) or (last in _STRICT and _is_number(value)):
@@ -663,6 +681,7 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     return start, rest.end() if rest else end
 
 
+_BEFORE_QUOTE = re.compile(r"^[bBrRuU]{1,2}\Z|[(=]\Z")
 _JUDGED = 64  # characters that tell a value from what stands for one: all of it each time would be quadratic
 _LONG = 2_048  # characters of a value behind which its end is looked for in a simpler way, and rather later
 _MOST_SIGNS = 1_000  # quotes or brackets in a value; with more it goes to the end of the text

@@ -584,6 +584,43 @@ def timed(function, *args):
     return time.thread_time() - start
 
 
+class TestOtherWritings:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"{{'password': b'{MIXED}'}}",
+            f"{{'token': Grant(value='{MIXED}')}}",
+            f"[['X-Api-Key', '{MIXED}'], ['Accept', '*/*']]",
+            f"{{'name': 'Authorization', 'value': '{MIXED}'}}",
+            json.dumps({"name": "api_key", "value": MIXED}),
+            json.dumps(json.dumps({"header": "api_key", "value": MIXED})),
+            f"https://host/go?next=%2Flogin%3Fpassword%3D{MIXED}",
+            f"?header=Bearer%20{MIXED}",
+            f"?url=postgres%3A%2F%2Fann%3A{MIXED}%40host/db",
+        ],
+    )
+    @pytest.mark.parametrize("around", ["{}", "failed: {}, and more", "line\n{}\nline"])
+    def test_in_text(self, text, around):
+        """What `repr`, JSON and URLs make of a name and its value is recognised in longer text."""
+        whole = around.format(text)
+        for value in (whole, {"a": [whole]}):
+            assert MIXED.encode() not in capture(value)
+        assert MIXED.encode() not in capture_exception(ValueError(whole))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[['key', 'value'], ['name', 'field']]",
+            "{'name': 'city', 'value': 'Amsterdam'}",
+            "a%3Db and c%20d",
+            "password = call(",
+        ],
+    )
+    def test_nothing_else(self, text):
+        """What is no secret stays as it is."""
+        assert orjson.loads(capture(text)) == text
+
+
 class TestHook:
     def hooked(self, hook, value, key=b"output"):
         return orjson.loads(capture_object(value, Limits(redact=Redactor((), hook)), key, "step"))
