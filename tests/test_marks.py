@@ -152,14 +152,14 @@ def test_dicts_by_the_annotation_of_the_argument():
 
 def test_names_of_functions_around(recorded):
     """Annotations that are text may name what only the function or the class around the decorated one knows."""
-    key = Annotated[str, pt.Secret]  # noqa: F841 - an annotation names it
+    key = Annotated[str, pt.Secret]
 
     class Local(TypedDict):
         user: str
         key: Annotated[str, pt.Secret]
 
     @pt.span
-    def step(a: key, b: Local, c: list[Local], *rest: Local) -> Local:  # noqa: F821 - it is above
+    def step(a: key, b: Local, c: list[Local], *rest: Local) -> Local:
         return b
 
     class Owner:

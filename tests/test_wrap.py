@@ -1343,7 +1343,8 @@ def test_classes_are_compared_with_nothing(recorded):
 
     odd = Odd()
     for value in (odd, Odd, [odd], {"a": odd}, collections.ChainMap({odd: 1})):
-        assert list(items(value))[0] is value
+        (item,) = items(value)
+        assert item is value
         with pytest.raises(Stop):
             marked(value, [value], value)
         with pytest.raises(SystemExit) as caught:
