@@ -190,7 +190,7 @@ def async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = 
             take = scope.stream()
             generator = function(*args, **kwargs)
             del args, kwargs
-            step = generator.__anext__()
+            step = ours.first_step(generator)
             while True:
                 token = current.set(inside)
                 try:

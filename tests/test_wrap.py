@@ -1385,3 +1385,28 @@ def test_exits_that_are_swallowed(in_a_run):
         assert steps.throw(GeneratorExit()) == 2
         with contextlib.contextmanager(pt.span(swallows))():
             raise GeneratorExit
+
+
+def test_the_loop_knows_of_one_generator(recorded):
+    """A loop that ends closes what its consumer has left, once: nothing is told to its exception handler."""
+    said = []
+
+    @pt.span
+    async def left():
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            said.append("closed")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: said.append(context["message"]))
+        kept.append(left())
+        await kept[-1].__anext__()
+        assert list(loop._asyncgens) == kept[-1:]
+
+    kept = []
+    for _ in range(5):
+        asyncio.run(main())
+    assert said == ["closed"] * 5
