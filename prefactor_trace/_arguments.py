@@ -12,6 +12,7 @@ are text that may name what is defined later. Text that cannot be resolved and n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -32,7 +33,7 @@ from prefactor_trace._marks import (
     rules_of,
 )
 from prefactor_trace._peek import is_a, module_of
-from prefactor_trace._types import closure_of, is_own, resolve
+from prefactor_trace._types import closure_of, is_own, nearby, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -187,6 +188,11 @@ class _Marks:
             name: each for name, each in annotations.items() if type(each) is type and _is_made(each)
         }
         self.bearers.pop("return", None)
+        self._around: dict[str, Any] = {}
+        # What text annotations name of the functions and the class around is there now, and perhaps never again.
+        with contextlib.suppress(Exception):  # a callable, or an annotation, may answer with anything
+            around, beside = nearby(self._function, self._function.__qualname__, self.may_be)
+            self._around = {**beside, **around}
         self._others = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
         self._rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), None)
         self._own = {each.name for each in parameters}
@@ -245,7 +251,9 @@ class _Marks:
         for name, annotation in self.may_be.items():
             try:
                 namespace = getattr(self._function, "__globals__", {})
-                resolved = resolve(annotation, namespace, dict(closure_of(self._function)))
+                resolved = resolve(
+                    annotation, namespace, {**self._around, **dict(closure_of(self._function))}
+                )
                 rule = rule_in(resolved)
                 if _is_made(resolved) and name != "return":
                     self.bearers[name] = resolved

@@ -41,6 +41,7 @@ than `max_string` is cut.
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
 from functools import partial
 from itertools import chain, islice
@@ -151,20 +152,49 @@ def capture_exception(
         return b'{"error_type":"unknown","message":"","stacktrace":""}'
 
 
-_left_with: dict[
-    int, tuple[str, ...]
-] = {}  # by the id of an error: another of that id hides too much, at worst
+class _Left(NamedTuple):
+    """What was hidden of an error that has left a span, and is on its way through those around it."""
+
+    of: weakref.ref[BaseException] | type[BaseException]
+    until: float
+    hidden: tuple[str, ...]
+
+    def is_of(self, error: BaseException) -> bool:
+        """Say whether *error*, of the same id, is the one. Of built-in types only the type is known."""
+        if type(self.of) is weakref.ref:
+            return self.of() is error
+        return self.of is type(error) and time.monotonic() < self.until
+
+
+_left: dict[int, _Left] = {}  # by the id of the error
 _MOST_LEFT = 64
+_SECONDS_LEFT = (
+    600  # a task's error can be waited for later; at worst, the same texts are hidden in another's
+)
+
+
+def _remember(error: BaseException, hidden: tuple[str, ...]) -> None:
+    try:
+        of: Any = weakref.ref(error)
+    except TypeError:
+        of = type(error)
+    _left.pop(id(error), None)
+    for oldest in list(_left)[: len(_left) - _MOST_LEFT + 1] if len(_left) >= _MOST_LEFT else ():
+        _left.pop(oldest, None)
+    _left[id(error)] = _Left(of, time.monotonic() + _SECONDS_LEFT, hidden)
+
+
+def _remembered(error: BaseException) -> tuple[str, ...]:
+    left = _left.get(id(error))
+    return left.hidden if left is not None and left.is_of(error) else ()
 
 
 def _to_be_hidden(error: BaseException, hidden: tuple[str, ...], redact: Redactor) -> tuple[str, ...]:
     """Return what must not be said of *error*: *hidden*, what others have hidden of it, and secrets by their names."""
     all_of_them = related(error)
+    before = [text for one in all_of_them for text in _remembered(one)] if _left else []
     if hidden:
-        if len(_left_with) >= _MOST_LEFT:
-            _left_with.clear()
-        _left_with[id(error)] = hidden
-    before = [text for one in all_of_them for text in _left_with.get(id(one), ())] if _left_with else []
+        _remember(error, tuple(dict.fromkeys([*hidden, *before])))
     groups = [group for one in all_of_them for group in _groups(arguments_of_error(one))]
     named = [text for group in groups for text in redact.beside_names(group)]
     return (*hidden, *before, *named)

@@ -9,6 +9,7 @@ for other processes `propagation`.
 from __future__ import annotations
 
 import contextvars
+import sys
 from typing import TYPE_CHECKING, Any
 
 from prefactor_trace import _guard
@@ -99,8 +100,34 @@ def is_cancellation(error: BaseException) -> bool:
 
 def as_thrown(error: BaseException) -> BaseException:
     """Return *error*, thrown into our frame, with the traceback it had before, to be thrown into the next one."""
-    traceback = error.__traceback__
-    return error.with_traceback(traceback and traceback.tb_next)
+    take_frame_off(error)
+    return error
+
+
+def first_step(generator: Any) -> Any:
+    """Begin an asynchronous *generator* inside of one of ours, of which alone its event loop is told.
+
+    A loop that ends closes all that it knows at once, and ours closes the one inside, which cannot be closed twice.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return generator.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
+_traceback: Any = BaseException.__dict__["__traceback__"]  # whatever a class of the user's calls so
+
+
+def take_frame_off(error: BaseException) -> None:
+    """Let the traceback of *error* begin below the frame of ours that has caught it, and raises it again.
+
+    Python 3.10 remembers the traceback by itself, and puts the frame back.
+    """
+    traceback = _traceback.__get__(error)
+    if traceback is not None:
+        _traceback.__set__(error, traceback.tb_next)
 
 
 class Block:

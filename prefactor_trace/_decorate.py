@@ -235,7 +235,11 @@ def _stand_in(thing: Any, wrapper: Any, by: Decorator) -> Any:
     # Switched off, as `__hash__` can be.
     members |= {name: None for name, each in methods.items() if each is None}
     members |= {name: property(_attribute(name)) for name in ("__doc__", "__module__")}
-    members |= {"__slots__": (), "__call__": staticmethod(wrapper), "__class__": property(lambda _self: kind)}
+    members |= {
+        "__slots__": (),
+        "__call__": staticmethod(wrapper),
+        "__class__": property(_attribute("__class__")),
+    }
     if hasattr(kind, "__get__"):
         members["__get__"] = _bound
     made = type(kind.__name__, (_StandIn,), members)()

@@ -41,7 +41,8 @@ def _ending_of_leaf(error: BaseException) -> Ending:
     if issubclass(kind, SystemExit):
         # The slot itself: a subclass may have put a property over it.
         code = SystemExit.__dict__["code"].__get__(error)
-        return "complete" if code is None or (type(code) in (int, bool) and code == 0) else "failed"
+        is_number = type(code) is int or type(code) is bool
+        return "complete" if code is None or (is_number and code == 0) else "failed"
     if issubclass(kind, (KeyboardInterrupt, *_loaded(_CANCELLATIONS))):
         return "cancelled"
     if issubclass(kind, GeneratorExit):

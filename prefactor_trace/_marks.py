@@ -151,13 +151,13 @@ _KINDS: dict[type, str] = {str: "string", bool: "boolean", int: "number", float:
 
 
 _SHORTEST_HIDDEN = 6  # characters; what is shorter stands in many a text by chance
-_MOST_HIDDEN = 32  # texts of one call
+MOST_HIDDEN = 32  # texts of one call
 _MOST_LOOKED_AT = 256  # entries of one container, for texts in it
 
 
 def hidden_in(value: Any, rule: Rule | None, found: list[str], depth: int = 4) -> None:
     """Add to *found* the texts in *value* that must not be recorded, as *rule* or the class of *value* says."""
-    if not depth or len(found) >= _MOST_HIDDEN or type(rule) is Sensitive:
+    if not depth or len(found) >= MOST_HIDDEN or type(rule) is Sensitive:
         return
     if rule is Secret or rule is Omit:
         _texts_in(value, found, depth)
@@ -165,7 +165,7 @@ def hidden_in(value: Any, rule: Rule | None, found: list[str], depth: int = 4) -
         for key, item in islice(value.items(), _MOST_LOOKED_AT):
             if (said := rule.rule(key)) is not None:
                 hidden_in(item, said, found, depth - 1)
-    elif type(rule) is Plan and type(value) in _LISTS:
+    elif type(rule) is Plan and _is_list(value):
         for item in islice(value, _MOST_LOOKED_AT):
             hidden_in(item, rule.others, found, depth - 1)
     else:
@@ -174,7 +174,7 @@ def hidden_in(value: Any, rule: Rule | None, found: list[str], depth: int = 4) -
 
 
 def _texts_in(value: Any, found: list[str], depth: int) -> None:
-    if len(found) >= _MOST_HIDDEN or not depth:
+    if len(found) >= MOST_HIDDEN or not depth:
         return
     if type(value) is str:
         found += [value] if len(value) >= _SHORTEST_HIDDEN else []
@@ -182,14 +182,18 @@ def _texts_in(value: Any, found: list[str], depth: int) -> None:
         _texts_in(str(value), found, depth)
     elif type(value) is bytes:
         _texts_in(value.decode(errors="ignore"), found, depth)
-    elif type(value) is dict or type(value) in _LISTS:
+    elif type(value) is dict or _is_list(value):
         for item in islice(value.values() if type(value) is dict else value, _MOST_LOOKED_AT):
             _texts_in(item, found, depth - 1)
     elif is_a(value, str):
         _texts_in(str.__getitem__(value, slice(None)), found, depth)
 
 
-_LISTS = (list, tuple, set, frozenset)
+def _is_list(value: Any) -> bool:
+    kind = type(value)  # `in` would ask the class of the user's class
+    return kind is list or kind is tuple or kind is set or kind is frozenset
+
+
 _LONG_NUMBER = 256  # bits
 
 

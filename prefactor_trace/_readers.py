@@ -271,7 +271,8 @@ def _chain_map(value: Any) -> object:
     if sum(map(dict.__len__, list.__iter__(maps))) > _MOST_MERGED:
         return _container(list)(maps)
     merged = [pair for one in list.__reversed__(maps) for pair in dict.items(one)]
-    is_plain = not [key for key, _ in merged if type(key) not in _PLAIN_KEYS]
+    # By `is`, one by one: `in` would ask the class of a key's class.
+    is_plain = not [key for key, _ in merged if not [kind for kind in _PLAIN_KEYS if type(key) is kind]]
     return _pairs(dict(merged)) if is_plain else _container(list)(maps)
 
 

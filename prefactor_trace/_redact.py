@@ -26,6 +26,7 @@ import orjson
 
 from prefactor_trace import _guard
 from prefactor_trace._deadline import Deadline
+from prefactor_trace._marks import MARKED_SECRET
 from prefactor_trace._peek import clean
 
 if TYPE_CHECKING:
@@ -38,9 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT", "Place", "Redactor"]
 
 _PIECE = 8_192  # bytes that are looked at, and known, at once
-_OVERLAP = (
-    1_024  # in which a secret across two pieces shows itself in one of them: 512 characters, escaped perhaps
-)
+# Bytes in which a secret across two pieces shows itself in one of them: 512 characters, escaped perhaps.
+_OVERLAP = 1_024
 _MOST_KNOWN = 8_192  # pieces; half a megabyte
 _SHORTEST = 10  # bytes: less holds no secret and its name
 _MOST_SECONDS = 0.001  # as capture takes as much, and any value is to cost less than 2 ms
@@ -56,7 +56,7 @@ class Place(NamedTuple):
 
     Attributes:
         kind: "payload", "result", "error" or "metadata".
-        span: What the span is called; empty outside of one.
+        span: What the span is called, without secrets; empty outside of one.
     """
 
     kind: Kind
@@ -97,7 +97,11 @@ class Redactor:
         try:
             if self._is_on and not self._is_clean(encoded):
                 encoded = self._rebuilt(encoded)
-            return encoded if self._hook is None else self._by_hook(encoded, Place(kind, span))
+            return (
+                encoded
+                if self._hook is None
+                else self._by_hook(encoded, Place(kind, self.built_in.text(span)))
+            )
         except Exception:
             _guard.failed("redact a value")
             return _FAILED
@@ -211,6 +215,23 @@ def without(text: str, hidden: tuple[str, ...]) -> str:
     return text
 
 
+def without_in(encoded: bytes, hidden: tuple[str, ...]) -> bytes:
+    """Return *encoded*, JSON, with a marker in place of each of *hidden* in its texts, names and numbers."""
+    if not hidden:
+        return encoded
+
+    def cleared(value: Any) -> Any:
+        if type(value) is str:
+            return without(value, hidden)
+        if type(value) is list:
+            return [cleared(each) for each in value]
+        if type(value) is dict:
+            return {without(name, hidden): cleared(each) for name, each in value.items()}
+        return MARKED_SECRET if type(value) is int and str(value) in hidden else value
+
+    return orjson.dumps(cleared(orjson.loads(encoded)))
+
+
 def _without_beginning(text: str, form: str) -> str:
     """Return *text* without the beginning of *form* where it was cut."""
     begins = form[:_SHORTEST_BEGINNING]
@@ -286,7 +307,7 @@ class _Rebuild:
             return {"$truncated": self.text(cut, is_cut=True), **ends, "length": value["length"]}
         fields: dict[str, Any] = {}
         for name, item in value.items():
-            if not len(fields) & 63 and self._deadline.is_over():
+            if not len(fields) & 7 and self._deadline.is_over():
                 self.has_found = True
                 fields["$redacted"] = "unsearched"
                 break
@@ -372,7 +393,7 @@ _CUT_KEYS = {"$truncated", "tail", "length"}
 _BEGIN, _END = "PRIVATE KEY-----", "-----END"
 _UNSEARCHED = {"$redacted": "unsearched"}
 _BY_HOOK = {"$redacted": "by a callable that failed"}
-_FAILED = b'{"$redacted":"unsearched"}'
+_FAILED = orjson.dumps(_UNSEARCHED)
 # What JSON Schema says of a field: tools that an agent offers to a model name such fields.
 _TYPES = {"string", "number", "integer", "boolean", "object", "array", "null"}
 _WORDS_OF_TEXT = {"title", "description", "format", "pattern", "$ref", "contentEncoding", "contentMediaType"}
@@ -441,7 +462,7 @@ def _is_secret(kind: str, value: Any, fields: dict[str, Any], words: Words) -> b
         return False
     if type(value) in (int, float):
         return kind.rpartition("_")[2] not in _COUNTED
-    if type(value) is dict and value == {"$redacted": "Secret"}:
+    if type(value) is dict and value == MARKED_SECRET:
         return False
     if kind == "token":
         return not _is_piece(value, fields, words)

@@ -160,8 +160,10 @@ _GLUED = (
 # What may stand after the words without changing what the value is.
 _SUFFIXES = (
     "value|raw|plain|plaintext|hash|hashed|digest|encrypted|enc|b64|base64|pem|header|"
-    "new|old|current|confirm|confirmation|again|repeat|default|override|env|var|prod|dev|staging|test|live|[0-9]{1,3}"
+    "new|old|current|confirm|confirmation|again|repeat|default|override|env|var|prod|dev|staging|test|live"
 )
+# Digits are taken as a whole: a name of many could be read in as many ways as they can be parted.
+_AFTER_WORDS = re.compile(rf"(?:_(?:{_SUFFIXES})|_?(?:(?<![0-9])|(?<=_b64))[0-9]{{1,6}}(?![0-9])){{1,3}}$")
 # Tokens that are a place in a list or a piece of text.
 _NO_CREDENTIAL = set(
     "page next nextpage prev previous continuation pagination paging sync cursor max min eos bos pad unk stop mask sep cls special "  # noqa: SIM905 - a list of words reads better so
@@ -184,7 +186,7 @@ _STRICT = {
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_WORD = re.compile(r"[\W_]+")
 # Each level of JSON in strings doubles the backslashes before a quote: five put 31 there.
-_AFTER_NAME = r"[\"'`\\\]]{0,40}[ ]{0,8}(?:=>|:=|[:=])"
+_AFTER_NAME = r"[\"'`\\\]]{0,40}[ ]{0,8}(?:=>|:=|[:=]|%3[DdAa])"
 
 
 def words_of(name: str) -> str:
@@ -257,10 +259,9 @@ class Words:
         joined = {key.replace("_", ""): key for key in self._keys}
         self._joined = {key: name for key, name in joined.items() if key not in self._keys}
         self._glued = tuple(word for word in _GLUED if word in self._joined or word in self._keys)
-        self._after = re.compile(rf"(?:_(?:{_SUFFIXES})|[0-9]{{1,3}})+$")
         names = _names_pattern(self._keys)
         # A whole string that is a name can have the secret beside it; one that only ends in such a word has not.
-        whole = f"[\"'](?:[A-Za-z0-9_.-]{{0,40}} ?){{0,2}}(?:{names})[\"'][,}}]"
+        whole = f"[\"'](?:[A-Za-z0-9_.-]{{0,40}} ?){{0,2}}(?:{names})\\\\{{0,3}}[\"'][,}}]"
         suspects = [
             *_SUSPECTS,
             f"(?:{names})(?:{_AFTER_NAME}|>| is )",
@@ -295,7 +296,7 @@ class Words:
         words = words_of(name)
         found = self._name(words)
         if found is None:
-            bare = self._after.sub("", words)
+            bare = _AFTER_WORDS.sub("", words)
             found = self._name(bare) if bare != words else None
         return found
 
@@ -336,9 +337,14 @@ class Words:
     ) -> list[Found]:
         """Return the secrets in *text*, in order, none inside another.
 
-        *is_cut*: the text went on, so that what ends it may be the beginning of a secret. *is_late*: asked every few
-        hundred microseconds; once it says so, what is left of the text is one secret, "unsearched".
+        *is_cut*: the text went on, so that what ends it may be the beginning of a secret. *is_late*: asked all along;
+        once it says so, what is left of the text is one secret, "unsearched".
         """
+
+        def look_at_clock() -> None:
+            if is_late():
+                raise _LateError
+
         found = list(_private_keys(text, is_late)) if "PRIVATE KEY" in text else []
         reached = 0
         for start in range(0, max(1, len(text) - OVERLAP), _WINDOW - OVERLAP):
@@ -346,31 +352,36 @@ class Words:
             # Not again inside of a long value, and only where it is worth a closer look.
             if (start and end <= reached) or (len(text) > _WINDOW and not self.suspect(text[start:end])):
                 continue
-            if is_late():
+            try:
+                look_at_clock()
+                here = [
+                    *_shaped(text, start, end, look_at_clock),
+                    *self._assignments(text, max(start, reached), end, look_at_clock),
+                ]
+                reached = max([reached, *[one.end for one in here]])
+                found += here
+                found += self._named_otherwise(text, start, end, look_at_clock, is_cut=is_cut)
+                for cut in _CUT_INSIDE.finditer(text, start, end):
+                    look_at_clock()
+                    found += _at_the_end(text, cut.start())
+            except _LateError:
                 found.append(Found("unsearched", start, len(text)))
                 break
-            found += _shaped(text, start, end)
-            assigned = list(self._assignments(text, max(start, reached), end))
-            reached = max(reached, assigned[-1].end) if assigned else reached
-            found += assigned
-            found += self._named_otherwise(text, start, end, is_cut=is_cut)
-            for cut in _CUT_INSIDE.finditer(text, start, end):
-                if is_late():
-                    found.append(Found("unsearched", start, len(text)))
-                    break
-                found += _at_the_end(text, cut.start())
         if is_cut:
             found += _at_the_end(text, len(text))
         found.sort(key=lambda one: (one.start, -one.end))
         return _merged(found)
 
-    def _assignments(self, text: str, start: int, end: int) -> Iterator[Found]:
+    def _assignments(
+        self, text: str, start: int, end: int, look_at_clock: Callable[[], None]
+    ) -> Iterator[Found]:
         """Find the values of `name=value`, `name: value` and `"name": "value"`."""
         position = start
         while True:
             match = _SEPARATOR.search(text, position, end)
             if match is None:
                 return
+            look_at_clock()
             position = match.end()
             left = text[max(0, match.start() - 100) : match.start()].rstrip(" ")
             bare = left.rstrip("\"'`\\]")
@@ -381,7 +392,7 @@ class Words:
             if kind is None:
                 continue
             is_quoted = len(bare) < len(left)
-            found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] == "=")
+            found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] in "=%")
             if found is not None and (
                 found[1] - found[0] > _JUDGED or not _is_name(text[slice(*found)], kind, words_of(name))
             ):
@@ -389,24 +400,32 @@ class Words:
                 yield Found(kind, *found)
                 position = max(position, found[1])
 
-    def _named_otherwise(self, text: str, start: int, end: int, *, is_cut: bool) -> Iterator[Found]:
+    def _named_otherwise(
+        self, text: str, start: int, end: int, look_at_clock: Callable[[], None], *, is_cut: bool
+    ) -> Iterator[Found]:
         """Find the values of `--name value` and `<name>value</name>`."""
+        position = start
         for match in _FLAG.finditer(text, start, end):
+            if match.start() < position:  # inside of a value
+                continue
+            look_at_clock()
             kind = self.name(match.group("name"))
             found = _value_at(text, match.end(), match.group("name"), kind, is_sure=True) if kind else None
             if kind and found and not _PROSE.match(text[slice(*found)][:_JUDGED]):
                 yield Found(kind, *found)
+                position = found[1]
         for match in _TAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
             stop = _whole(_TAG, text, match, end) if kind else 0
             is_closed = text.startswith(("</", "<\\/"), stop) or (is_cut and stop == len(text))
             if kind and is_closed:  # else it stands for a value, as in `--token=<your-token>`
                 yield Found(kind, match.start("value"), stop)
-        for match in chain(_PAIR.finditer(text, start, end), _SAID.finditer(text, start, end)):
+        for match in chain(*(each.finditer(text, start, end) for each in (_PAIR, _BESIDE, _SAID))):
             kind = self.name(match.group("name"))
             if kind and self.is_no_word(match.group("value")):
                 yield Found(kind, match.start("value"), match.end("value"))
         for pattern in _IN_COMMANDS:
+            look_at_clock()
             for match in pattern.finditer(text, start, end):
                 value = match.group("value")
                 if not (_PLACEHOLDER.match(value) or _PROSE.match(value)) or self.is_no_word(value):
@@ -414,11 +433,19 @@ class Words:
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
-_SEPARATOR = re.compile(r"(?:=>|:=|(?<![=!<>])[=:](?!=|//))[ \t]{0,8}")
+_SEPARATOR = re.compile(r"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?)[ \t]{0,8}")
 _FLAG = re.compile(r"--(?P<name>[A-Za-z][A-Za-z0-9_-]{1,40})[ ]+(?=[^\s<-])")  # of a command line
 _TAG = re.compile(r"<(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})>(?P<value>[^<>]+)")
 # A tuple of two, as `repr` shows it; and how people tell each other.
-_PAIR = re.compile(r"\(b?[\"'](?P<name>[A-Za-z0-9_.-]{1,60})[\"'], ?b?[\"'](?P<value>[^\"'\n]{4,512})[\"']\)")
+_PAIR = re.compile(
+    r"[(\[]b?[\"'](?P<name>[A-Za-z0-9_.-]{1,60})[\"'], ?b?[\"'](?P<value>[^\"'\n]{4,512})[\"'][)\]]"
+)
+# An object of name and value, as headers can be, in JSON or as `repr` shows it.
+_Q = r"\\{0,3}[\"']"
+_BESIDE = re.compile(
+    rf"[\"'](?i:name|key|header|field){_Q}: ?b?{_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q}, ?"
+    rf"{_Q}(?i:value){_Q}: ?b?{_Q}(?P<value>[^\"'\n]{{4,512}})"
+)
 _SAID = re.compile(r"\b(?P<name>[A-Za-z][A-Za-z_-]{2,40}(?: key)?) is [\"'`]?(?P<value>[^\s\"'`<>]{6,512})")
 _BEFORE_FLAG = r"\s(?:[^\n|;]{0,200}?\s)?"  # what of a command stands between its name and the flag
 _ARGUMENT = r"[\"']?(?P<value>[^\s\"'-][^\s\"']{0,256})"
@@ -448,7 +475,7 @@ def _names_pattern(keys: Iterable[str]) -> str:
         "[_. -]?".join(map(re.escape, key.split("_"))) + ("" if key == "token" else "s?") for key in keys
     )
     ascii_only = "" if any(not key.isascii() for key in keys) else "-u"  # a tenth of the automaton
-    one = f"(?:{'|'.join(endings)})(?:[_. -]?(?:{_SUFFIXES})){{0,2}}"
+    one = f"(?:{'|'.join(endings)})(?:[_. -]?(?:{_SUFFIXES}|[0-9]{{1,3}})){{0,2}}"
     return f"(?i{ascii_only}:{one})" if endings else "[^\\s\\S]"
 
 
@@ -464,7 +491,8 @@ _SUSPECTS = [
     f"eyJ[A-Za-z0-9_.-]{{0,40}}{_CUT}",
     "PRIVATE KEY",
     rf"://[^ /?#:@\"'<>]*:[^ \"'<>]*(?:@|{_CUT})",
-    rf"{_SCHEMES}(?:[ \t\r\n]|\\+[nt])+(?:[A-Za-z0-9+/._~=-]{{6}}|[A-Za-z0-9+/._~=-]*{_CUT})",
+    "%3[aA](?:/|%2[fF]){2}[^ /?#%\"'<>]*%3[aA][^ \"'<>]*%40",
+    rf"{_SCHEMES}(?:[ \t\r\n]|\\+[nt]|%20)+(?:[A-Za-z0-9+/._~=-]{{6}}|[A-Za-z0-9+/._~=-]*{_CUT})",
 ]
 
 # Each part begins at a literal and is left at once where it does not fit.
@@ -480,8 +508,12 @@ _BOUNDARY = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4
 _KEY_BEGINS = re.compile(_PRIVATE_KEY)
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _URLS = re.compile(_URL)
+# The same inside of another URL.
+_ENCODED_URLS = re.compile(
+    r"%3[aA](?:/|%2[fF]){2}[^\s/?#%\"'<>]{0,128}%3[aA](?P<pass>[^\s\"'<>&]{1,256}?)%40"
+)
 _CREDENTIALS = re.compile(
-    rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf]))(?P<scheme>{_SCHEMES})(?:\s|\\+[nt])+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
+    rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf]))(?P<scheme>{_SCHEMES})(?:\s|\\+[nt]|%20)+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
 )
 _TAIL = re.compile(
     "(?:"
@@ -502,12 +534,18 @@ _TAIL_LENGTH = 400
 _CUT_INSIDE = re.compile(r"\.\.\. \([0-9]{1,12} characters\)")
 
 
-def _shaped(text: str, start: int, end: int) -> Iterator[Found]:
+class _LateError(Exception):
+    """The time is up in the middle of a window."""
+
+
+def _shaped(text: str, start: int, end: int, look_at_clock: Callable[[], None]) -> Iterator[Found]:
     for run in _RUN.finditer(text, start, end):
-        yield from _shapes_in(text, run.start(), run.end())
+        yield from _shapes_in(text, run.start(), run.end(), look_at_clock)
     for match in _URLS.finditer(text, start, end):
         whole = _URLS.match(text, match.start()) or match  # it may go on behind *end*
         yield Found("password", whole.start("pass"), whole.end("pass") - 1)
+    for match in _ENCODED_URLS.finditer(text, start, end):
+        yield Found("password", match.start("pass"), match.end("pass"))
     for match in _CREDENTIALS.finditer(text, start, end):
         if _is_credential(match.group("scheme").lower(), match.group("value")):
             stop = _whole(_CREDENTIALS, text, match, end)
@@ -522,12 +560,16 @@ def _private_keys(text: str, is_late: Callable[[], bool]) -> Iterator[Found]:
         begin = _KEY_BEGINS.search(text, end.end()) if end else None
 
 
-def _shapes_in(text: str, start: int, end: int) -> Iterator[Found]:
+def _shapes_in(text: str, start: int, end: int, look_at_clock: Callable[[], None]) -> Iterator[Found]:
     """Find shapes that begin at a word in the run from *start* to *end*."""
     position = start
-    for boundary in _BOUNDARY.finditer(text, start, end):
+    for count, boundary in enumerate(_BOUNDARY.finditer(text, start, end)):
         if boundary.start() < position:
             continue
+        if (
+            not count & 31
+        ):  # where every other sign begins a word, all of a window can take the time of a value
+            look_at_clock()
         match = _SHAPED.match(text, boundary.start())
         if match is not None:
             group = match.lastgroup or "s0"
@@ -623,6 +665,9 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     match = pattern.match(text, start, start + _JUDGED)
     if match is None:
         return None
+    opening = _QUOTE.match(text, match.end()) if is_sure and _BEFORE_QUOTE.search(match.group()) else None
+    if opening is not None:  # bytes, or an object whose field it is, as `repr` shows them
+        return start, _quoted_end(text, opening.end(), len(opening.group(1)), opening.group(2))
     value = match.group()
     last = kind.rpartition("_")[2]
     if _PLACEHOLDER.match(value) or (last in _STRICT and _is_number(value)):
@@ -636,6 +681,7 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     return start, rest.end() if rest else end
 
 
+_BEFORE_QUOTE = re.compile(r"^[bBrRuU]{1,2}\Z|[(=]\Z")
 _JUDGED = 64  # characters that tell a value from what stands for one: all of it each time would be quadratic
 _LONG = 2_048  # characters of a value behind which its end is looked for in a simpler way, and rather later
 _MOST_SIGNS = 1_000  # quotes or brackets in a value; with more it goes to the end of the text

@@ -10,7 +10,8 @@ In comes each item at the moment it is yielded, out comes one JSON object when t
     a return value, not None  beside it: {"output": ..., "returned": <value>}
 
 `fold` is the user's code, called because they asked for it. If it raises, it is not called again, and the metadata
-says why.
+says why. It is given the items as they are; what annotations hide of their fields is hidden in what it makes of them:
+in fields of the same names, and wherever such a text stands in it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import orjson
 
 from prefactor_trace import _guard
 from prefactor_trace._capture import capture, capture_exception, capture_object, trimmed
+from prefactor_trace._marks import MARKED_SECRET, MOST_HIDDEN, Plan, hidden_in, ruled
+from prefactor_trace._redact import without_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,11 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 _MOST_ITEMS = 1_000
-_BINARY = (bytes, bytearray)
+_DEEPEST_PLAN = 4  # containers of what is folded in which fields of the items are looked for
 
 
 class Stream:
     """The items of one generator. *limits*: of what is kept; None keeps nothing but their number.
+
+    *plan*: what becomes of the fields of items that are folded. Others are told to `add` as their plan will have them.
 
     Attributes:
         count: How many there were.
@@ -49,10 +54,12 @@ class Stream:
         "_end_size",
         "_fold",
         "_folded",
+        "_hidden",
         "_items",
         "_length",
         "_limits",
         "_longer",
+        "_plan",
         "_room",
         "_texts",
         "_ticks_ns",
@@ -66,6 +73,7 @@ class Stream:
         ticks_ns: Callable[[], int],
         limits: Limits | None,
         fold: Callable[[Any, Any], Any] | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.count = 0
         self.first_at = 0
@@ -74,6 +82,8 @@ class Stream:
         self._limits = limits
         self._fold = None if limits is None else fold
         self._folded: Any = None
+        self._plan = plan
+        self._hidden: dict[str, None] = {}  # texts in the items that must not be recorded
         # As long as all are strings: the first ones singly, as they may turn out to be a list, and the rest joined.
         self._texts: list[str] | None = [] if limits is not None and fold is None else None
         self._longer: io.StringIO | None = None
@@ -127,12 +137,16 @@ class Stream:
     def _call_fold(self, fold: Callable[[Any, Any], Any], item: object, limits: Limits) -> None:
         if self.fold_error is not None:
             return
+        if self._plan is not None and len(self._hidden) < MOST_HIDDEN:
+            found: list[str] = []
+            hidden_in(item, self._plan, found)
+            self._hidden.update(dict.fromkeys(found))
         try:
             self._folded = fold(self._folded, item)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # it is not part of the program, so it cannot end it
-            self.fold_error = capture_exception(error, limits)
+            self.fold_error = capture_exception(error, limits, hidden=tuple(self._hidden))
 
     def _begin_list(self, texts: list[str], limits: Limits) -> None:
         """Make items of what was taken for one text."""
@@ -152,7 +166,9 @@ class Stream:
     def _add_item(self, item: object, limits: Limits) -> None:
         """Keep *item* as JSON, if there is room for it. What stands in the list once stays whole."""
         if self._binary_size is not None:
-            self._binary_size = self._binary_size + len(item) if type(item) in _BINARY else None  # type: ignore[arg-type]
+            kind = type(item)  # told apart by `is`: `in` would ask the class of the user's class
+            is_binary = kind is bytes or kind is bytearray
+            self._binary_size = self._binary_size + len(item) if is_binary else None  # type: ignore[arg-type]
         if self._room <= 0 or len(self._items) >= _MOST_ITEMS:
             return
         limits = limits._replace(redact=limits.redact.built_in)  # a callable is given the whole result, later
@@ -168,7 +184,7 @@ class Stream:
         limits = self._limits
         if limits is None:
             return None
-        if self._fold is not None and returned is None:
+        if self._fold is not None and self._plan is None and returned is None:
             return capture_object(self._folded, limits, b"output", span)
         inner = limits._replace(redact=limits.redact.built_in)
         beside = b"" if returned is None else b',"returned":%b' % capture(returned, inner)
@@ -176,7 +192,7 @@ class Stream:
 
     def _output(self, limits: Limits) -> bytes:
         if self._fold is not None:
-            return capture(self._folded, limits)
+            return self._of_fold(limits)
         if self._texts is not None:
             return self._text(self._texts, limits) if self.count else b"[]"
         if self._binary_size is not None:
@@ -185,6 +201,17 @@ class Stream:
         if len(items) < self.count:
             items = [*items, b'{"$truncated":"items","length":%d}' % self.count]
         return b"[" + b",".join(items) + b"]"
+
+    def _of_fold(self, limits: Limits) -> bytes:
+        plan = self._plan
+        if plan is None:
+            return capture(self._folded, limits)
+        if len(self._hidden) >= MOST_HIDDEN:  # there may be more than are known
+            return orjson.dumps(MARKED_SECRET)
+        deep = plan
+        for _ in range(_DEEPEST_PLAN):
+            deep = Plan(plan.fields, deep)
+        return without_in(capture(ruled(self._folded, deep), limits), tuple(self._hidden))
 
     def _text(self, texts: list[str], limits: Limits) -> bytes:
         kept = "".join(texts) + (self._longer.getvalue() if self._longer else "")

@@ -14,7 +14,7 @@ import threading
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from prefactor_trace._context import current
+from prefactor_trace._context import current, take_frame_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +125,9 @@ class _Task:
         token = current.set(self._scope)
         try:
             return self._function(*args, **kwargs)
+        except BaseException as error:
+            take_frame_off(error)
+            raise
         finally:
             current.reset(token)
 

@@ -258,7 +258,7 @@ def _signature(inner: Any, module: str, qualname: str, summary: str | None) -> S
             annotations[_RESULT] = signature.return_annotation
     if parameters and is_own(parameters[0].name, qualname):
         parameters = parameters[1:]
-    around, beside = _nearby(inner, qualname, annotations)
+    around, beside = nearby(inner, qualname, annotations)
     namespace = _namespace(inner, module)
     return Signature(module, qualname, tuple(parameters), annotations, namespace, around, beside, summary)
 
@@ -298,7 +298,7 @@ def is_own(first: str, qualname: str) -> bool:
     return first in ("self", "cls") and bool(owner) and not owner.endswith("<locals>")
 
 
-def _nearby(
+def nearby(
     inner: Any, qualname: str, annotations: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return what text annotations name of the functions around, and of the class body around, by now.

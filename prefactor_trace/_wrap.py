@@ -1,8 +1,8 @@
 """Puts a scope around a function of any kind, with all control flow in this one place.
 
 Plain closures: they keep `inspect`, pickling and binding intact and cost the least of all mechanisms. The wrapped
-function runs in the caller's task; its exceptions pass with one frame of ours in the traceback. Between two yields
-of a generator the consumer's context is the consumer's own: what is current in the generator (its scope, or a block
+function runs in the caller's task; its exceptions pass without a frame of ours in the traceback (in Python 3.10, with
+one). Between two yields of a generator the consumer's context is the consumer's own: what is current in the generator (its scope, or a block
 it has entered) is put in place while it runs, and taken away when it yields.
 
 Each wrapper gets the parameters of its function in place of `*args, **kwargs`, and its globals, see `_parameters`. What
@@ -91,12 +91,17 @@ def _function(function: Callable[..., Any], open_scope: Open, ours: Any = _conte
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         scope = open_scope(args, kwargs)
         if scope is None:
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except BaseException as error:
+                ours.take_frame_off(error)
+                raise
         token = ours.current.set(scope)
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
             ours.current.reset(token)
+            ours.take_frame_off(error)
             scope.raised(error)
             raise
         ours.current.reset(token)
@@ -111,12 +116,17 @@ def _coroutine(function: Callable[..., Any], open_scope: Open, ours: Any = _cont
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         scope = open_scope(args, kwargs)
         if scope is None:
-            return await function(*args, **kwargs)
+            try:
+                return await function(*args, **kwargs)
+            except BaseException as error:
+                ours.take_frame_off(error)
+                raise
         token = ours.current.set(scope)
         try:
             result = await function(*args, **kwargs)
         except BaseException as error:
             ours.leave(token, scope)
+            ours.take_frame_off(error)
             scope.raised(error)
             raise
         ours.leave(token, scope)
@@ -131,14 +141,13 @@ def generator(
 ) -> Any:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        scope = open_scope(args, kwargs)
-        if scope is None:
-            generator = function(*args, **kwargs)
-            del args, kwargs
-            return (yield from generator)
+        # Not by `yield from`, which does not throw a GeneratorExit but closes: an unrecorded call takes the same way
+        # with a scope that does nothing.
+        scope = open_scope(args, kwargs) or ours.nothing
         # What goes through, on its way: in a variable this frame would keep it alive while it waits.
         passing: list[Any] = [None]
-        current, inside, items, is_left = ours.current, scope, 0, False
+        current, items, is_left = ours.current, 0, False
+        inside = current.get() if scope is ours.nothing else scope
         try:
             take = scope.stream() if has_items else ours.let_pass
             generator = function(*args, **kwargs)
@@ -163,6 +172,7 @@ def generator(
             scope.abandoned(items) if is_left else scope.returned(stop.value)
             return stop.value
         except BaseException as error:
+            ours.take_frame_off(error)
             scope.abandoned(items) if ours.is_exit(error) else scope.raised(error)
             raise
 
@@ -172,7 +182,6 @@ def generator(
 def async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = _context) -> Any:  # noqa: PLR0915 - its flow is one
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:  # noqa: PLR0915
-        # There is no `yield from` here, so an unrecorded call takes the same way with a scope that does nothing.
         scope = open_scope(args, kwargs) or ours.nothing
         inside = ours.current.get() if scope is ours.nothing else scope
         passing: list[Any] = [None]
@@ -181,7 +190,7 @@ def async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = 
             take = scope.stream()
             generator = function(*args, **kwargs)
             del args, kwargs
-            step = generator.__anext__()
+            step = ours.first_step(generator)
             while True:
                 token = current.set(inside)
                 try:
@@ -203,7 +212,8 @@ def async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = 
                     passing.append(None)
         except StopAsyncIteration:
             scope.abandoned(items) if is_left else scope.returned(None)
-        except GeneratorExit:
+        except GeneratorExit as exit_error:
+            ours.take_frame_off(exit_error)
             try:
                 token = ours.current.set(inside)
                 try:
@@ -214,11 +224,13 @@ def async_generator(function: Callable[..., Any], open_scope: Open, ours: Any = 
                 finally:
                     ours.leave(token, ours.current.get())
             except BaseException as error:
+                ours.take_frame_off(error)
                 scope.raised(error)
                 raise
             scope.abandoned(items)
             raise
         except BaseException as error:
+            ours.take_frame_off(error)
             # A task is cancelled where it waits, never at a yield: there it is a loop that ends and closes the
             # generators which their consumers have left.
             if error is thrown and ours.is_cancellation(error):

@@ -145,16 +145,17 @@ class Span(Scope):
         """Begin to take the items of a generator; return what is told each as it is yielded."""
         instance = self.instance
         assert instance is not None, "a span that is not recorded has no scope"
-        keeps = self.keeps_result and (self.result_mark is None or self._plan_of_items() is not None)
+        plan = self._plan_of_items()
+        keeps = self.keeps_result and (self.result_mark is None or plan is not None)
         limits = instance.output_limits if keeps else None
-        self._stream = Stream(instance.ticks_ns, limits, self.fold)
-        plan, add = self._plan_of_items(), self._stream.add
-        return add if plan is None else lambda item: add(ruled(item, plan))
+        self._stream = Stream(instance.ticks_ns, limits, self.fold, plan)
+        add = self._stream.add
+        return add if plan is None or self.fold is not None else lambda item: add(ruled(item, plan))
 
     def _plan_of_items(self) -> Plan | None:
-        """Return what the return annotation says of fields of the items; of what `fold` makes of them it says nothing."""
+        """Return what the return annotation says of fields of the items."""
         rule = self.result_mark
-        return rule.others if type(rule) is Plan and self.fold is None else None
+        return rule.others if type(rule) is Plan else None
 
     def _folded(self, stream: Stream, returned: object, instance: Instance) -> bytes | None:
         plan = self._plan_of_items()

@@ -15,8 +15,8 @@ PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
     {"errors", "_deadline", "_guard", "_peek", "_secrets"},
-    {"_arrays", "_conversions", "_marks", "_redact"},
-    {"_readers"},
+    {"_arrays", "_conversions", "_marks"},
+    {"_readers", "_redact"},
     {"_error_text"},
     {"_version", "_clock", "_ids", "_capture", "_ending", "_local"},
     {"http", "_value_schema"},

@@ -15,11 +15,12 @@ import pytest
 from typing_extensions import NotRequired  # noqa: TC002 - as above
 
 import prefactor_trace as pt
-from prefactor_trace import _marks
+from prefactor_trace import _capture, _marks
 from prefactor_trace._arguments import arguments_of
-from prefactor_trace._capture import DEFAULT, capture
+from prefactor_trace._capture import DEFAULT, capture, capture_exception
 from prefactor_trace._marks import rules_of
 from prefactor_trace.exporters import MemoryExporter
+from prefactor_trace.testing import recording
 
 HIDDEN = {"$redacted": "Secret"}
 Password = Annotated[str, pt.Secret]
@@ -149,6 +150,34 @@ def test_dicts_by_the_annotation_of_the_argument():
     assert node["children"] == [inner]
 
 
+def test_names_of_functions_around(recorded):
+    """Annotations that are text may name what only the function or the class around the decorated one knows."""
+    key = Annotated[str, pt.Secret]
+
+    class Local(TypedDict):
+        user: str
+        key: Annotated[str, pt.Secret]
+
+    @pt.span
+    def step(a: key, b: Local, c: list[Local], *rest: Local) -> Local:
+        return b
+
+    class Owner:
+        inside = Annotated[str, pt.Secret]
+
+        @pt.span
+        def method(self, a: inside, b: Local):
+            return None
+
+    given, shown = {"user": "ann", "key": "canary"}, {"user": "ann", "key": HIDDEN}
+    step("canary", given, [given], given)
+    Owner().method("canary", given)
+    first, second = recorded.spans
+    assert first.payload == {"a": HIDDEN, "b": shown, "c": [shown], "rest": [shown]}
+    assert first.result == shown
+    assert second.payload == {"a": HIDDEN, "b": shown}
+
+
 def test_a_large_dict():
     """Where counting takes its time, what is omitted is marked; nothing of it is recorded either way."""
 
@@ -184,11 +213,70 @@ def test_results():
     tracer.shutdown()
     results = [orjson.loads(each.ended.result) for each in exporter.records if hasattr(each, "started")]
     shown = {"user": "ann", "key": HIDDEN}
-    assert results == [shown, {"output": [shown]}, {"output": [shown]}, {"output": None}]
+    assert results == [shown, {"output": [shown]}, {"output": [shown]}, {"output": shown}]
+
+
+class Item(TypedDict):
+    user: str
+    key: Annotated[str, pt.Secret]
+    number: Annotated[int, pt.Omit]
+
+
+@pytest.mark.parametrize(
+    ("fold", "folded"),
+    [
+        (lambda n, _: (n or 0) + 1, 3),
+        (lambda text, item: f"{text or ''}{item['user']},", "user-0,user-1,user-2,"),
+        (lambda _, item: f"<{item['key']}>", "<[redacted:Secret]>"),
+        (
+            lambda found, item: [*(found or []), {"in": [item]}],
+            [{"in": [{"user": f"user-{n}", "key": HIDDEN}]} for n in range(3)],
+        ),
+        (lambda _, item: {item["key"]: item["number"]}, {"[redacted:Secret]": HIDDEN}),
+        (lambda *_: None, None),
+    ],
+    ids=["count", "other text", "hidden text", "in a list", "name and number", "nothing"],
+)
+def test_what_is_folded(fold, folded):
+    """What `fold` makes of marked items is recorded, without what the marks hide, wherever in it that stands."""
+
+    def items() -> Iterator[Item]:
+        for n in range(3):
+            yield {"user": f"user-{n}", "key": f"canary-{n}", "number": 1_234_567 + n}
+
+    exporter = MemoryExporter()
+    tracer = pt.configure(exporter=exporter)
+    with pt.instance():
+        assert [item["key"] for item in pt.span(fold=fold)(items)()] == ["canary-0", "canary-1", "canary-2"]
+    tracer.shutdown()
+    (result,) = [orjson.loads(each.ended.result) for each in exporter.records if hasattr(each, "started")]
+    assert result == {"output": folded}
+
+
+def test_more_is_hidden_of_what_is_folded_than_is_remembered():
+    """Where the items have more hidden texts than are remembered, nothing of what is made of them is recorded."""
+
+    def items() -> Iterator[Node]:
+        for n in range(100):
+            yield {"user": "ann", "key": f"canary-{n}"}
+
+    exporter = MemoryExporter()
+    tracer = pt.configure(exporter=exporter)
+    with pt.instance():
+        list(pt.span(fold=lambda text, item: (text or "") + item["key"])(items)())
+    tracer.shutdown()
+    (result,) = [each.ended.result for each in exporter.records if hasattr(each, "started")]
+    assert orjson.loads(result) == {"output": HIDDEN}
 
 
 class Lost(Exception):
     pass
+
+
+@pytest.fixture
+def recorded():
+    with recording() as recorded, pt.instance():
+        yield recorded
 
 
 @pytest.fixture
@@ -429,3 +517,40 @@ def test_type_aliases():
     exec("type Alias = Annotated[str, pt.Secret]", names)
     made = type("Made", (), {"__annotations__": {"a": names["Alias"]}})
     assert rules_of(made) == {"a": pt.Secret}
+
+
+class TestErrorsOnTheirWay:
+    """What was hidden of an error is hidden in it again, and in no other that stands where it stood."""
+
+    def test_another_of_the_same_id(self, monkeypatch):
+        """What is remembered of an error that is gone is not used for another in its place."""
+        gone = Lost("canary")
+        capture_exception(gone, hidden=("canary",))
+        (left,) = [each for each in _capture._left.values() if each.is_of(gone)]
+        of_builtin = ValueError("canary")
+        capture_exception(of_builtin, hidden=("canary",))
+        for other in (Lost("canary"), KeyError("canary")):
+            for known in (left, _capture._left[id(of_builtin)]):
+                monkeypatch.setitem(_capture._left, id(other), known)
+                assert b'"message":"canary"' in capture_exception(other)
+        before = _capture._left[id(of_builtin)]
+        monkeypatch.setitem(_capture._left, id(of_builtin), before._replace(until=0.0))
+        assert b"canary" in capture_exception(of_builtin)
+
+    @pytest.mark.parametrize("kind", [Lost, ValueError])
+    def test_the_same(self, kind):
+        """It is hidden in the texts of the error itself, as often as it comes, beside what others hide of it."""
+        error = kind("canary-1 canary-2")
+        for hidden in (("canary-1",), ("canary-2",), ()):
+            text = capture_exception(error, hidden=hidden)
+            assert b"canary-1" not in text
+        assert b"canary-2" not in text
+
+    def test_bounded(self):
+        """Of the errors of a long run the last are remembered."""
+        errors = [ValueError(f"canary-{n}") for n in range(_capture._MOST_LEFT + 10)]
+        for error in errors:
+            capture_exception(error, hidden=(error.args[0],))
+        assert len(_capture._left) == _capture._MOST_LEFT
+        assert b"canary" not in capture_exception(errors[-1])
+        assert b"canary" not in capture_exception(errors[10])

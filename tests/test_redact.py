@@ -504,6 +504,45 @@ class TestCost:
         ours = Limits(max_string=250_000, redact=Redactor())
         assert min(timed(capture, text, ours) for _ in range(3)) < within(0.02)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "machine a.a.a." * 750,
+            "token=os." * 1_100,
+            'password="' * 1_000,
+            '--token {"token":"' * 550,
+            "SKTOKEN=" * 1_250,
+            {"password is " * 8 + str(n): "abcdefghij" for n in range(200)},
+        ],
+        ids=lambda text: str(text)[:12],
+    )
+    def test_the_clock_is_looked_at_all_along(self, text):
+        """No step between two looks at the clock takes long, whatever a text is made of."""
+        encoded = orjson.dumps(text)
+        Redactor()(encoded)  # the first of all builds the automaton
+        assert min(timed(Redactor(), encoded) for _ in range(5)) < within(0.002)
+
+    @pytest.mark.parametrize("name", ["1" * 110 + "x_pass", "_0" * 55 + "_token", "1_" * 55 + "x_pass1"])
+    def test_no_name_takes_long(self, name):
+        """The digits and suffixes of a name are read in one way only, so that no name takes longer than its length."""
+        encoded = orjson.dumps({name: "a value"})
+        assert min(timed(Redactor(), encoded) for _ in range(3)) < within(0.002)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "password123",
+            "password_1_2",
+            "password_b6412",
+            "api_key_value_2",
+            "token_b64_1",
+            "password_123456",
+        ],
+    )
+    def test_what_stands_behind_the_words_of_a_name(self, name):
+        """Digits and words that do not change what a value is are passed over."""
+        assert b"hunter" not in capture({name: "hunter2hunter"})
+
     def test_what_there_was_no_time_for_is_left_out(self):
         """The end of a text that the time was not enough for is not recorded."""
         kept = capture("password=os.a " * 15_000 + " canary", Limits(max_string=250_000))
@@ -545,6 +584,43 @@ def timed(function, *args):
     return time.thread_time() - start
 
 
+class TestOtherWritings:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"{{'password': b'{MIXED}'}}",
+            f"{{'token': Grant(value='{MIXED}')}}",
+            f"[['X-Api-Key', '{MIXED}'], ['Accept', '*/*']]",
+            f"{{'name': 'Authorization', 'value': '{MIXED}'}}",
+            json.dumps({"name": "api_key", "value": MIXED}),
+            json.dumps(json.dumps({"header": "api_key", "value": MIXED})),
+            f"https://host/go?next=%2Flogin%3Fpassword%3D{MIXED}",
+            f"?header=Bearer%20{MIXED}",
+            f"?url=postgres%3A%2F%2Fann%3A{MIXED}%40host/db",
+        ],
+    )
+    @pytest.mark.parametrize("around", ["{}", "failed: {}, and more", "line\n{}\nline"])
+    def test_in_text(self, text, around):
+        """What `repr`, JSON and URLs make of a name and its value is recognised in longer text."""
+        whole = around.format(text)
+        for value in (whole, {"a": [whole]}):
+            assert MIXED.encode() not in capture(value)
+        assert MIXED.encode() not in capture_exception(ValueError(whole))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[['key', 'value'], ['name', 'field']]",
+            "{'name': 'city', 'value': 'Amsterdam'}",
+            "a%3Db and c%20d",
+            "password = call(",
+        ],
+    )
+    def test_nothing_else(self, text):
+        """What is no secret stays as it is."""
+        assert orjson.loads(capture(text)) == text
+
+
 class TestHook:
     def hooked(self, hook, value, key=b"output"):
         return orjson.loads(capture_object(value, Limits(redact=Redactor((), hook)), key, "step"))
@@ -562,6 +638,35 @@ class TestHook:
         assert value["a"] == "b"
         assert value["password"]["$redacted"] == "password"
         assert place == pt.Place("result", "step")
+
+    def test_it_is_told_no_secret_in_a_title(self):
+        """What a span is called is told to it as it is recorded, for payload, result, error and metadata."""
+        places = []
+
+        def hook(value, place):
+            places.append(place)
+            return value
+
+        tracer = pt.configure(exporter=MemoryExporter(), redact=hook)
+        secret = f"sk-{MIXED}"
+
+        @pt.span(title=f"decorated {secret}")
+        def fails(x):
+            raise ValueError(x)
+
+        with tracer.instance():
+            with pt.span("block", title=f"block {secret}", payload={"a": 1}) as step:
+                step.set_result({"b": 2})
+                step.set_metadata({"c": 3})
+            with pytest.raises(ValueError, match="1"):
+                fails(1)
+        tracer.shutdown()
+        assert {place.kind for place in places} == {"payload", "result", "error", "metadata"}
+        assert not [place for place in places if MIXED in place.span]
+        assert {place.span.split(":")[0] for place in places if place.span} == {
+            "block [redacted",
+            "decorated [redacted",
+        }
 
     @pytest.mark.parametrize("result", [{1, 2}, object(), float, b"x"])
     def test_no_json(self, result):

@@ -7,7 +7,9 @@ import contextvars
 import decimal
 import gc
 import multiprocessing.pool
+import sys
 import threading
+import traceback
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -114,6 +116,18 @@ def test_a_pool_keeps_nothing(recorded):
     assert [span for span, _ in seen] == [first, second, None]
     assert [run is None for _, run in seen] == [False, False, True]
     assert len(recorded.spans) == 4
+
+
+def test_exceptions_of_tasks(recorded):
+    """What a task raises has the traceback it has without us; Python 3.10 puts a frame back."""
+
+    def fails():
+        raise LookupError
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(LookupError) as caught:
+        pool.submit(fails).result()
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[-2:] == (["run", "fails"] if sys.version_info >= (3, 11) else ["__call__", "fails"])
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
