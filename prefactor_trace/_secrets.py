@@ -261,7 +261,7 @@ class Words:
         self._glued = tuple(word for word in _GLUED if word in self._joined or word in self._keys)
         names = _names_pattern(self._keys)
         # A whole string that is a name can have the secret beside it; one that only ends in such a word has not.
-        whole = f"[\"'](?:[A-Za-z0-9_.-]{{0,40}} ?){{0,2}}(?:{names})\\\\{{0,3}}[\"'][,}}]"
+        whole = f"[\"'][A-Za-z0-9_.-]* ?[A-Za-z0-9_.-]* ?(?:{names})\\\\{{0,3}}[\"'][,}}]"
         suspects = [
             *_SUSPECTS,
             f"(?:{names})(?:{_AFTER_NAME}|>| is )",
@@ -480,12 +480,15 @@ def _names_pattern(keys: Iterable[str]) -> str:
 
 
 _CUT = r"(?:\",\"(?:length|tail)\":|\.\.\. \()"  # how a text that was cut ends, as capture writes it
+# To count what can begin anywhere takes a state for each beginning, ten times as long in a long number. Only the closer
+# look counts.
+_COUNTED = re.compile(r"^(\[[^\]]+\])\{[0-9,]+\}")
 _SUSPECTS = [
     " (?:-u|-a|-U|--user|--auth|--proxy-user)[ =]?[\\\\\"']{0,4}[A-Za-z0-9_.@%+-]+:",
     "(?:mysql[a-z]*|mariadb[a-z-]*|sshpass|redis-cli|ldap[a-z]+) -|(?:docker|podman) login ",
     r"machine +(?:[A-Za-z0-9_-]+\.|localhost)|default +login",
     *[f"{shape.head}(?:{shape.body}{{{shape.least}}}|{shape.body}*{_CUT})" for shape in _SHAPES],
-    *[pattern for _, pattern in _LATE_SHAPES],
+    *[_COUNTED.sub(r"\1", pattern) for _, pattern in _LATE_SHAPES],
     f":AA[A-Za-z0-9_-]*{_CUT}",
     f"[MNO][A-Za-z0-9_-]{{23,25}}\\.[A-Za-z0-9_.-]*{_CUT}",
     f"eyJ[A-Za-z0-9_.-]{{0,40}}{_CUT}",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
 import threading
 import time
+from random import Random
 
 import orjson
 import pytest
@@ -475,6 +477,9 @@ def test_clean_values_are_untouched(value):
     assert capture([value], ours) == capture([value], ours) == orjson.dumps([value])
 
 
+_WORDS = "all work and no play makes jack a dull boy with many a plan for the week".split()
+
+
 class TestCost:
     @pytest.mark.parametrize(
         "piece",
@@ -493,6 +498,18 @@ class TestCost:
 
         words = Words()
         assert seconds(32_000) < 16 * 4 * seconds(2_000)
+
+    def test_digests_cost_what_words_cost(self):
+        """Whether a text is worth a closer look is asked of every text; one of digits, each time others, is no harder."""
+
+        def seconds(texts):
+            return statistics.median(timed(words.suspect, text) for text in texts)
+
+        words = Words()
+        random = Random(1)
+        digests = [json.dumps({"pad": random.randbytes(1_000).hex()}) for _ in range(300)]
+        prose = [json.dumps({"pad": " ".join(random.sample(_WORDS, 10) * 35)[:2_000]}) for _ in range(300)]
+        assert seconds(digests) < 4 * seconds(prose)
 
     @pytest.mark.parametrize("before", ["", "password='", 'password="', "API_KEY=", "-----BEGIN PRIVATE KEY"])
     @pytest.mark.parametrize(
