@@ -307,7 +307,7 @@ class _Rebuild:
             return {"$truncated": self.text(cut, is_cut=True), **ends, "length": value["length"]}
         fields: dict[str, Any] = {}
         for name, item in value.items():
-            if not len(fields) & 7 and self._deadline.is_over():
+            if self._deadline.is_over():
                 self.has_found = True
                 fields["$redacted"] = "unsearched"
                 break

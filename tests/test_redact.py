@@ -536,8 +536,13 @@ class TestCost:
     def test_the_clock_is_looked_at_all_along(self, text):
         """No step between two looks at the clock takes long, whatever a text is made of."""
         encoded = orjson.dumps(text)
-        Redactor()(encoded)  # the first of all builds the automaton
-        assert min(timed(Redactor(), encoded) for _ in range(5)) < within(0.002)
+
+        def seconds():
+            redactor = Redactor()
+            redactor(b'"password=hunter22"')  # the first that is looked at closely builds the automatons
+            return timed(redactor, encoded)
+
+        assert min(seconds() for _ in range(5)) < within(0.002)
 
     @pytest.mark.parametrize("name", ["1" * 110 + "x_pass", "_0" * 55 + "_token", "1_" * 55 + "x_pass1"])
     def test_no_name_takes_long(self, name):
