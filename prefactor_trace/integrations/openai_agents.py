@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from prefactor_trace._schema import SpanType
 from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations import _patch
+from prefactor_trace.integrations._step_types import TEXT, step_type
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
 from prefactor_trace.integrations._values import of_base64, present, some_dict, text, without_media
 from prefactor_trace.integrations.openai import ENDPOINTS, token_usage
@@ -28,6 +28,7 @@ from prefactor_trace.integrations.openai import ENDPOINTS, token_usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from prefactor_trace._schema import SpanType
     from prefactor_trace.integrations._tap import Call, Switch
 
 REQUIRES = "openai-agents>=0.3,<1"
@@ -36,34 +37,23 @@ MODULE = "agents.tracing"  # the name `agents` alone is also that of many progra
 # What the SDK keeps of an answer has the form that OpenAI's has.
 _Chat, _Response = ENDPOINTS["/chat/completions"].reader, ENDPOINTS["/responses"].reader
 
-_TEXT = {"type": "string"}
 _LIST = {"type": "array"}
 
 
 def _type(kind: str, title: str, description: str, template: str, **properties: Any) -> SpanType:
-    return SpanType(
-        f"openai-agents:{kind}",
-        title=title,
-        description=description,
-        template=template + "{{ message | truncate: 160 }}",
-        params_schema={"type": "object", "properties": properties},
-        result_schema={"type": "object"},
-        data_risk={"action_profile": {}},
-    )
+    return step_type(f"openai-agents:{kind}", title, description, template, properties)
 
 
 WORKFLOW = _type(
-    "workflow", "Workflow", "A trace of the Agents SDK.", "{{ inputs.workflow }} ", workflow=_TEXT
+    "workflow", "Workflow", "A trace of the Agents SDK.", "{{ inputs.workflow }} ", workflow=TEXT
 )
-AGENT = _type(
-    "agent", "Agent", "An agent at work.", "{{ inputs.agent }} ", agent=_TEXT, tools={}, handoffs={}
-)
+AGENT = _type("agent", "Agent", "An agent at work.", "{{ inputs.agent }} ", agent=TEXT, tools={}, handoffs={})
 TOOL = _type(
     "tool",
     "Tool",
     "A tool of an agent.",
     "{{ inputs.tool }} {{ output | truncate: 160 }}",
-    tool=_TEXT,
+    tool=TEXT,
     arguments={},
 )
 HANDOFF = _type(
@@ -71,28 +61,28 @@ HANDOFF = _type(
     "Handoff",
     "An agent hands over to another.",
     "{{ inputs.from_agent }} → {{ inputs.to_agent }} ",
-    from_agent=_TEXT,
-    to_agent=_TEXT,
+    from_agent=TEXT,
+    to_agent=TEXT,
 )
 GUARDRAIL = _type(
     "guardrail",
     "Guardrail",
     "A check of what goes in or comes out.",
     "{{ inputs.guardrail }}{% if triggered %} has stopped the run{% endif %} ",
-    guardrail=_TEXT,
+    guardrail=TEXT,
 )
 GENERATION = _type(
     "generation",
     "Generation",
     "A model's turn.",
     "{{ inputs.model }} {{ text | truncate: 160 }}",
-    model=_TEXT,
+    model=TEXT,
     input={},
 )
 LIST_TOOLS = _type(
-    "list_tools", "MCP tools", "Which tools a server has.", "{{ tools | join: ', ' }} ", server=_TEXT
+    "list_tools", "MCP tools", "Which tools a server has.", "{{ tools | join: ', ' }} ", server=TEXT
 )
-STEP = _type("step", "Step", "A step of the SDK, or of the program's own.", "{{ name }} ", name=_TEXT)
+STEP = _type("step", "Step", "A step of the SDK, or of the program's own.", "{{ name }} ", name=TEXT)
 TYPES = (WORKFLOW, AGENT, TOOL, HANDOFF, GUARDRAIL, GENERATION, LIST_TOOLS, STEP)
 
 

@@ -17,32 +17,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from prefactor_trace._schema import SpanType
 from prefactor_trace.integrations import _patch
+from prefactor_trace.integrations._step_types import TEXT, step_type
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
 from prefactor_trace.integrations._values import count, counts, present, some_dict, some_list, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from prefactor_trace._schema import SpanType
     from prefactor_trace.integrations._tap import Call, Switch
 
 REQUIRES = "pydantic-ai-slim>=1.107,<3"
 MODULE = "pydantic_ai.agent"
 
-_TEXT = {"type": "string"}
-
 
 def _type(kind: str, title: str, description: str, template: str, **properties: Any) -> SpanType:
-    return SpanType(
-        f"pydantic-ai:{kind}",
-        title=title,
-        description=description,
-        template=template + "{{ message | truncate: 160 }}",
-        params_schema={"type": "object", "properties": properties},
-        result_schema={"type": "object"},
-        data_risk={"action_profile": {}},
-    )
+    return step_type(f"pydantic-ai:{kind}", title, description, template, properties)
 
 
 AGENT = _type(
@@ -50,16 +41,16 @@ AGENT = _type(
     "Agent",
     "An agent's run.",
     "{{ inputs.agent }} {{ output | truncate: 160 }}",
-    agent=_TEXT,
+    agent=TEXT,
     prompt={},
-    model=_TEXT,
+    model=TEXT,
 )
 REQUEST = _type(
     "request",
     "Model request",
     "A request to a model.",
     "{{ inputs.model }} {{ text | truncate: 160 }}",
-    model=_TEXT,
+    model=TEXT,
     request={"type": "array"},
 )
 TOOL = _type(
@@ -67,7 +58,7 @@ TOOL = _type(
     "Tool",
     "A tool of an agent.",
     "{{ inputs.tool }} {{ output | truncate: 160 }}",
-    tool=_TEXT,
+    tool=TEXT,
     arguments={},
 )
 OUTPUT = _type(
@@ -75,7 +66,7 @@ OUTPUT = _type(
     "Output",
     "The output of an agent is checked and made.",
     "{{ output | truncate: 160 }} ",
-    tool=_TEXT,
+    tool=TEXT,
     arguments={},
 )
 TYPES = (AGENT, REQUEST, TOOL, OUTPUT)
