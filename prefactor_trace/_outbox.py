@@ -62,6 +62,8 @@ _LOST_PARENTS_KEPT = 10_000
 _ENDED_KEPT = 1_000
 # One request's bytes; the platform publishes no limit (API contract section 13, no. 2).
 _BATCH_BYTES = 1_000_000
+# More than this does not wait for the end of a burst: memory comes first.
+_BURST_BYTES = 4 * 1024 * 1024
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
 # While there is much to catch up with, one new run for so many places in a batch goes ahead: its beginning costs two
 # requests, and what is older must get on as well.
@@ -109,12 +111,15 @@ class Limits(NamedTuple):
             spans; when it is full, further spans are dropped.
         batch_size: Records in one batch.
         batch_delay: Seconds a record may wait for company.
+        burst_delay: Seconds a full batch may wait, so that the sender does not compete with those who are recording
+            a burst. 0 where only what has left is safe.
         live_after: Seconds after which an open span is announced, so that people see it running.
     """
 
     buffer_bytes: int = 64 * 1024 * 1024
     batch_size: int = 50
     batch_delay: float = 0.5
+    burst_delay: float = 0.0
     live_after: float = 5.0
 
 
@@ -374,12 +379,19 @@ class Outbox:
                 times += [until - now for until, _ in self._held.values() if until > now]
             else:
                 ticket, since, _, _ = first
-                hurry = self._closing or ticket <= self._flush_ticket
-                if hurry or len(self._waiting) >= self._limits.batch_size:
+                if self._closing or ticket <= self._flush_ticket:
                     return 0.0
-                times.append(since + self._limits.batch_delay - now)
+                times.append(since + self._delay - now)
         times += [since + self._limits.live_after - now for since, _ in self._next_shown()]
         return max(0.0, min(times)) if times else None
+
+    @property
+    def _delay(self) -> float:
+        """Seconds that what waits may wait: for company, or for the end of the burst in which it came."""
+        limits = self._limits
+        if len(self._waiting) < limits.batch_size:
+            return limits.batch_delay
+        return 0.0 if self._bytes > _BURST_BYTES else min(limits.burst_delay, limits.batch_delay)
 
     def _first_to_go(self, now: float) -> _Entry | None:
         if self._held:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from prefactor_trace._settings import Settings
     from prefactor_trace.exporters import Exporter
 
+# What is on disk is safe, so a burst of calls has the interpreter to itself for so long.
+_BURST_SECONDS = 0.05
+
 
 class Listener(Protocol):
     """What a tracer tells an instance, and asks it."""
@@ -75,10 +78,16 @@ class TracerCore:
         self._partition = _ids.partition_of(hint) if hint else _ids.NO_PARTITION
         self._is_partition_told = False
         self._listeners: weakref.WeakValueDictionary[str, Listener] = weakref.WeakValueDictionary()
-        limits = Limits(settings.buffer_bytes, settings.batch_size, settings.batch_delay, settings.live_after)
         self._is_over_http = exporter is None
         make_exporter = self._http_exporter if exporter is None else lambda: _unrecorded(exporter)
         has_spool = self._is_over_http and settings.spool and _spool.is_possible
+        limits = Limits(
+            buffer_bytes=settings.buffer_bytes,
+            batch_size=settings.batch_size,
+            batch_delay=settings.batch_delay,
+            burst_delay=_BURST_SECONDS if has_spool else 0.0,
+            live_after=settings.live_after,
+        )
         make_spool = self._new_spool if has_spool else None
         self._is_left_to_parent = False
         self._worker = Worker(limits, make_exporter, self._heard, make_spool=make_spool, threaded=threaded)

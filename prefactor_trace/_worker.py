@@ -56,8 +56,9 @@ getpid = os.getpid
 # The same loss is told once a minute at most.
 _QUIET_SECONDS = 60.0
 _KINDS_KEPT = 100
-# So many facts wake the sender; so many more it must be held up: 1,024 of up to 16 KB are 16 MiB beside the outbox.
-_INBOX_LENGTH = 32
+# So many facts wake the sender, who takes the interpreter from whoever recorded them: seldom, then, and for many.
+# So many more it must be held up: 1,024 of up to 16 KB are 16 MiB beside the outbox.
+_INBOX_LENGTH = 512
 _INBOX_FULL = 1_024
 HEAVY = 16 * 1024
 """Facts from this many bytes on are carried over at once, so that the inbox stays small."""

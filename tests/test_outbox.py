@@ -93,6 +93,36 @@ class TestLeaving:
 
         assert keys(outbox.next(0.0)) == ["a", "b"]
 
+    def test_a_burst_has_its_time(self):
+        """With `burst_delay`, a full batch waits for so long: not longer, and never longer than a single record."""
+        outbox = Outbox(Limits(batch_size=2, burst_delay=0.05))
+        put(outbox, started("a"), started("b"), ended("a"), ended("b"), now=10.0)
+        assert outbox.next(10.02) == Wait(pytest.approx(0.03))
+        assert keys(outbox.next(10.05)) == ["a", "b"]
+
+        hasty = Outbox(Limits(batch_size=2, batch_delay=0.01, burst_delay=0.05))
+        put(hasty, started("a"), started("b"), ended("a"), ended("b"), now=10.0)
+        assert hasty.next(10.0) == Wait(pytest.approx(0.01))
+
+    def test_a_burst_of_megabytes_leaves_at_once(self):
+        """Memory comes first: more than 4 MiB do not wait for the burst to be over."""
+        outbox = Outbox(Limits(batch_size=2, burst_delay=0.05))
+        put(outbox, started("a"), ended("a"), now=10.0)
+        put(outbox, started("b", payload=b"x" * 4_300_000), ended("b"), now=10.0)
+
+        assert keys(outbox.next(10.0)) == ["a"]
+
+    @pytest.mark.parametrize(
+        "hurry", [lambda outbox: outbox.flush(10.0), lambda outbox: outbox.close(10.0, 0)]
+    )
+    def test_no_burst_holds_up_a_flush(self, hurry):
+        """Whoever waits for the records does not wait for the end of a burst as well."""
+        outbox = Outbox(Limits(batch_size=2, burst_delay=0.05))
+        put(outbox, started("a"), started("b"), ended("a"), ended("b"), now=10.0)
+        hurry(outbox)
+
+        assert keys(outbox.next(10.0)) == ["a", "b"]
+
     def test_flush_leaves_at_once(self):
         """A flush sends what waits now; what comes later waits for its own company."""
         outbox = Outbox()
