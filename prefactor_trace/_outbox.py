@@ -63,7 +63,7 @@ _ENDED_KEPT = 1_000
 # One request's bytes; the platform publishes no limit (API contract section 13, no. 2).
 _BATCH_BYTES = 1_000_000
 # More than this does not wait for the end of a burst: memory comes first.
-_BURST_BYTES = 4 * 1024 * 1024
+_BURST_BYTES = 16 * 1024 * 1024
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
 # While there is much to catch up with, one new run for so many places in a batch goes ahead: its beginning costs two
 # requests, and what is older must get on as well.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from prefactor_trace.exporters import Exporter
 
 # What is on disk is safe, so a burst of calls has the interpreter to itself for so long.
-_BURST_SECONDS = 0.05
+_BURST_SECONDS = 0.25
 
 
 class Listener(Protocol):

@@ -105,10 +105,10 @@ class TestLeaving:
         assert hasty.next(10.0) == Wait(pytest.approx(0.01))
 
     def test_a_burst_of_megabytes_leaves_at_once(self):
-        """Memory comes first: more than 4 MiB do not wait for the burst to be over."""
+        """Memory comes first: more than 16 MiB do not wait for the burst to be over."""
         outbox = Outbox(Limits(batch_size=2, burst_delay=0.05))
         put(outbox, started("a"), ended("a"), now=10.0)
-        put(outbox, started("b", payload=b"x" * 4_300_000), ended("b"), now=10.0)
+        put(outbox, started("b", payload=b"x" * 17_000_000), ended("b"), now=10.0)
 
         assert keys(outbox.next(10.0)) == ["a"]
 
