@@ -567,8 +567,11 @@ _WRAPPER = b'{"$sensitive":"'
 
 def _is_sensitive(payload: bytes | None, ended: SpanEnded | None) -> bool:
     """Say whether values are wrapped as sensitive ones (section 3.8): the platform reads wrappers only if told."""
-    parts = (payload,) if ended is None else (payload, *ended.data)
-    for part in parts:  # noqa: SIM110 - it is asked of every span, and `any` takes three times as long
+    if payload is not None and _WRAPPER in payload:
+        return True
+    if ended is None:
+        return False
+    for part in ended[3:]:  # noqa: SIM110 - it is asked of every span, and `any` takes three times as long
         if part is not None and _WRAPPER in part:
             return True
     return False
@@ -661,13 +664,13 @@ def item_of(record: Record) -> dict[str, Any]:
 
 def iso(nanoseconds: int) -> str:
     """RFC 3339, UTC with Z and microseconds (section 1.8)."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{_iso_second(seconds)}.{rest // 1_000:06d}Z"
+    digits = str(nanoseconds).zfill(10)  # quicker to cut than to divide
+    return f"{_iso_second(digits[:-9])}.{digits[-9:-3]}Z"
 
 
 @functools.lru_cache(maxsize=8)  # the moments of a batch lie in few seconds
-def _iso_second(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat()
+def _iso_second(seconds: str) -> str:
+    return (_EPOCH + timedelta(seconds=int(seconds))).isoformat()
 
 
 def _encode(body: dict[str, Any]) -> bytes | None:
