@@ -176,11 +176,13 @@ class Shelf:
         self._deferred.clear()
 
     def settle(self, settled: Iterable[tuple[str, str | None]]) -> list[Settled]:
-        """Take what the outbox has settled, and say in which homes it was."""
+        """Take what the outbox has settled, and say in which homes it was, each home once."""
         found: list[Settled] = []
         for key, reason in settled:
             homes = self._homes.pop(key, ())
-            found += [Settled(home, key, reason) for home in homes]
+            # The two facts of a span are mostly in one home, which need not be told twice.
+            is_one_home = len(homes) == 2 and homes[0] is homes[1]
+            found += [Settled(home, key, reason) for home in (homes[:1] if is_one_home else homes)]
             if "-" not in key:  # a span, as most of them
                 for home in homes:
                     home.unsettled -= 1

@@ -227,6 +227,15 @@ class TestSettle:
         assert [0, 0] == [first.unsettled, second.unsettled]
         assert [] == shelf.settle([("a", None), ("unheard of", "why")])
 
+    def test_a_home_is_told_once(self):
+        """Of a span that is in one home with both its facts, that is said once: it is written down for each."""
+        shelf, home = Shelf(), Home()
+        shelf.admit(started("a"), home, has_room=True)
+        shelf.admit(ended("a"), home, has_room=True)
+
+        assert [Settled(home, "a", None)] == shelf.settle([("a", None)])
+        assert 0 == home.unsettled
+
     def test_a_registration_stays_until_the_finish(self):
         """The home of a run's registration stays as long as the run goes on."""
         shelf, first, second = Shelf(), Home(), Home()
@@ -627,7 +636,7 @@ class Lives(RuleBasedStateMachine):
         homes = self.held.pop(key)
         self.gone.add(key)
 
-        told = [Settled(home, key, reason) for home in homes]
+        told = [Settled(home, key, reason) for home in dict.fromkeys(homes)]
         pin = self.pins.get(self.runs.get(key.removesuffix("-finish"))) if key.endswith("-finish") else None
         if pin is not None and pin not in homes:  # the finish may be gone before its registration is
             told.append(Settled(pin, key, reason))
