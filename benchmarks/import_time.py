@@ -28,7 +28,7 @@ _IMPORTS = {
     ),
     "prefactor_core": "import prefactor_core",
 }
-_LATER = ("httpx", "httpcore", "pydantic", "anyio", "sqlite3", "starlette", "openai")
+_LATER = ("httpx", "httpcore", "h11", "pydantic", "anyio", "sqlite3", "starlette", "openai")
 _LINE = "{:<53} {:>9} {:>8} {:>9}  {}"
 
 

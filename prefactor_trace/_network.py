@@ -1,29 +1,41 @@
-"""The sockets of the exporter: a connection pool whose requests end by a deadline, whatever the server does.
+"""The exporter's connection: requests that end by a deadline, whatever the server does.
 
-httpx and httpcore bound each read by a timeout; a server that drips one byte a second passes every one of them for
-ever. Here one deadline covers connecting, sending and the whole answer. Loaded on first use, in the sender thread.
+h11 knows what HTTP/1.1 is; the sockets are ours. The usual clients bound each read by a timeout, so a server that drips
+one byte a second passes every one of them for ever; here one deadline covers connecting, sending and the whole answer.
+They also take ten times as long to load, and what watches a program's HTTP would show our requests as the program's.
+Loaded on first use, in the sender thread.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import select
 import socket
 import time
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-import httpcore
+import h11
 
 from prefactor_trace._wire import Response, Unreachable
+from prefactor_trace.http._protocol import verifying_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
     from prefactor_trace._wire import Answer
 
 _ANSWER_BYTES = 1024 * 1024
-_WRITE_BYTES = 16 * 1024  # small enough that no single write outlives the deadline by much
+_HEAD_BYTES = 64 * 1024
+_READ_BYTES = 64 * 1024
+_WRITE_BYTES = 256 * 1024  # in one piece, as TLS makes a copy of it
 _IDLE_SECONDS = 4.0  # uvicorn closes idle connections after 5 s; a little earlier, we never meet a dying one
+_PORTS = {"http": 80, "https": 443}
+
+_Headers: TypeAlias = list[tuple[str, str]]
+_T = TypeVar("_T")
 
 
 class Connection:
@@ -32,180 +44,344 @@ class Connection:
     Args:
         url: Root address of the API, without `/api/v1`.
         headers: Sent with every request.
-        timeout: Seconds for one request, from connecting to the last byte of the answer.
+        timeout: Seconds for one request, from connecting to the last byte of the answer. Asking for the address of a
+            name keeps the time limits of the system's resolver.
         proxy: Address of an HTTP proxy, with user name and password if it wants them. None: no proxy.
     """
 
     def __init__(self, url: str, headers: dict[str, str], *, timeout: float, proxy: str | None) -> None:
         self._timeout = timeout
-        self._deadline = _Deadline(timeout)
-        self._base = httpcore.URL(url.rstrip("/") + "/api/v1/")
-        self._headers = [("Host", _host_header(self._base)), *headers.items()]
-        options: dict[str, Any] = {
-            "network_backend": _Backend(self._deadline),
-            "keepalive_expiry": _IDLE_SECONDS,
-            "max_connections": 1,
-        }
-        if self._base.scheme == b"https":
-            # Made once: reading the certificate authorities takes longer than everything else in a request.
-            options["ssl_context"] = httpcore.default_ssl_context()
-        if proxy is None:
-            self._pool = httpcore.ConnectionPool(**options)
-        else:
-            self._pool = _proxy_pool(proxy, options)
+        self._server = _Server.of(url)
+        self._headers = [("Host", self._server.host_header), *headers.items()]
+        # HTTPS_PROXY often has no scheme.
+        self._proxy = None if proxy is None else proxy if "://" in proxy else "http://" + proxy
+        self._target = quote(urlsplit(url).path.rstrip("/"), safe="/%:@!$&'()*+,;=~") + "/api/v1/"
+        if self._proxy is not None and self._server.scheme == "http":
+            self._target = f"http://{self._server.host_header}{self._target}"
+            self._headers += _proxy_authorization(self._proxy)
+        self._tls: ssl.SSLContext | None = None
+        self._link: _Link | None = None
 
     def post(self, path: str, body: bytes) -> Answer:
         """Send *body* as JSON and return the answer, or why there is none. Never follows a redirect."""
-        self._deadline.restart()
-        url = httpcore.URL(
-            scheme=self._base.scheme,
-            host=self._base.host,
-            port=self._base.port,
-            target=self._base.target + path.encode("ascii"),
-        )
-        headers = [*self._headers, ("Content-Length", str(len(body)))]
+        deadline = _Deadline(self._timeout)
+        link: _Link | None = None
         try:
-            with self._pool.stream("POST", url, headers=headers, content=body) as response:
-                return Response(
-                    status=response.status,
-                    body=_read(response.iter_stream()),
-                    retry_after=_header(response.headers, b"retry-after"),
-                    received_at=time.time(),
-                )
+            headers = [*self._headers, ("Content-Length", str(len(body)))]
+            request = h11.Request(method="POST", target=self._target + path, headers=headers)
+            link = self._usable_link() or _Link(self._connect(deadline))
+            self._link = None  # until it has served: what is broken is not used again
+            answer = link.exchange(request, body, deadline)
         except _AnswerTooLargeError:
             return Unreachable(f"an answer over {_ANSWER_BYTES} bytes")
-        except httpcore.TimeoutException:
+        except TimeoutError:
             return Unreachable(f"no whole answer within {self._timeout:g} s")
-        except httpcore.ConnectError as error:  # the words of the operating system or of the TLS library
-            return Unreachable(str(error))
-        except (httpcore.ReadError, httpcore.RemoteProtocolError) as error:
+        except (OSError, h11.RemoteProtocolError) as error:
+            if link is None:  # the words of the operating system, the resolver or the TLS library
+                return Unreachable(str(error))
             return Unreachable(type(error).__name__, broke_off=True)
         except Exception as error:  # whatever the network does is one thing to us: no answer
             # Without the error's text: some quote the header they do not like, and so the token.
             return Unreachable(type(error).__name__)
+        finally:
+            if link is not None and link.is_reusable:
+                self._link = link
+            elif link is not None:
+                link.close()
+        return answer
 
     def close(self) -> None:
-        """Close the sockets."""
-        self._pool.close()
+        """Close the socket."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _usable_link(self) -> _Link | None:
+        if self._link is not None and not self._link.is_usable():
+            self.close()
+        return self._link
+
+    def _connect(self, deadline: _Deadline) -> _Stream:
+        """Return a stream to the server, or to a proxy that knows the way."""
+        proxy = None if self._proxy is None else _Server.of(self._proxy)
+        stream: _Stream = _Socket(_connected(proxy or self._server, deadline))
+        try:
+            if proxy is not None and proxy.scheme == "https":
+                stream = _Tls(stream, self._tls_context(), proxy.host, deadline)
+            if self._server.scheme == "https":
+                if self._proxy is not None:
+                    _ask_for_tunnel(stream, self._server, _proxy_authorization(self._proxy), deadline)
+                stream = _Tls(stream, self._tls_context(), self._server.host, deadline)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def _tls_context(self) -> ssl.SSLContext:
+        self._tls = self._tls or verifying_context()
+        return self._tls
 
 
 class _AnswerTooLargeError(Exception):
     pass
 
 
-def _read(chunks: Iterable[bytes]) -> bytes:
-    # Content-Encoding is never undone: we ask for none, and a bomb stays as small as it was sent.
-    body = bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > _ANSWER_BYTES:
-            raise _AnswerTooLargeError
-    return bytes(body)
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), None)
-
-
-def _host_header(url: httpcore.URL) -> str:
-    host = url.host.decode()
-    bracketed = f"[{host}]" if ":" in host else host
-    return bracketed if url.port is None else f"{bracketed}:{url.port}"
-
-
-def _proxy_pool(proxy: str, options: dict[str, Any]) -> httpcore.HTTPProxy:
-    # HTTPS_PROXY often has no scheme; and httpcore takes user name and password only beside the address.
-    address = proxy if "://" in proxy else "http://" + proxy
-    parts = urlsplit(address)
-    if parts.username is not None:
-        options["proxy_auth"] = (unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or ""))
-    return httpcore.HTTPProxy(address, **options)
-
-
 class _Deadline:
-    """The moment by which the present request must be over."""
+    """The moment by which a request must be over."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end = 0.0
-
-    def restart(self) -> None:
-        self._end = time.monotonic() + self._seconds
+        self._end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds left, never zero: zero would mean "do not wait" to a socket, and be no timeout error."""
-        return max(0.001, self._end - time.monotonic())
+        """Seconds left, more than zero: zero would mean "do not wait" to a socket. Raises TimeoutError."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
 
-    def check(self) -> None:
-        if time.monotonic() >= self._end:
-            raise httpcore.ReadTimeout
+
+# -- addresses ---------------------------------------------------------------------------------------------
 
 
-class _Backend(httpcore.NetworkBackend):
-    def __init__(self, deadline: _Deadline) -> None:
-        self._backend = httpcore.SyncBackend()
-        self._deadline = deadline
+class _Server(NamedTuple):
+    """Who is at the other end of a connection."""
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        del timeout  # the deadline stands in its place
-        # One by one, because `socket.create_connection` would give each address the whole time; and with a share
-        # for each, because a dead first one would leave no time for the others.
-        addresses = _resolve(host, port)
+    scheme: str
+    host: str
+    port: int | None
+
+    @classmethod
+    def of(cls, url: str) -> _Server:
+        """Read *url*. Raises OSError for another scheme."""
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS or not parts.hostname:
+            raise OSError("an address begins with http:// or https://")
+        return cls(parts.scheme, parts.hostname.encode("idna").decode(), parts.port)
+
+    @property
+    def host_header(self) -> str:
+        return self._bracketed if self.port is None else f"{self._bracketed}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port, as a tunnel is asked for."""
+        return f"{self._bracketed}:{self.port or _PORTS[self.scheme]}"
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+
+def _proxy_authorization(proxy: str) -> _Headers:
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return []
+    pair = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
+    return [("Proxy-Authorization", "Basic " + base64.b64encode(pair).decode())]
+
+
+def _connected(server: _Server, deadline: _Deadline) -> socket.socket:
+    # One by one, and with a share of the time for each, because a dead first address would leave none for the others.
+    port = server.port or _PORTS[server.scheme]
+    addresses = socket.getaddrinfo(server.host, port, type=socket.SOCK_STREAM)
+    while True:
+        family, kind, protocol, _, address = addresses.pop(0)
+        share = deadline.left() / (len(addresses) + 1)
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(share)
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            sock.close()
+            if not addresses:
+                raise
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+
+
+# -- bytes -------------------------------------------------------------------------------------------------
+
+
+class _Stream(Protocol):
+    """Bytes there and back, until a deadline; raises TimeoutError or another OSError."""
+
+    def send(self, data: bytes, deadline: _Deadline) -> None: ...
+
+    def receive(self, deadline: _Deadline) -> bytes:
+        """Return what has come; nothing if nothing will come any more."""
+
+    def is_readable(self) -> bool:
+        """Whether something has come, or the end."""
+
+    def close(self) -> None: ...
+
+
+class _Socket:
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def send(self, data: bytes, deadline: _Deadline) -> None:
+        left = memoryview(data)
+        while left:
+            self._sock.settimeout(deadline.left())
+            left = left[self._sock.send(left) :]
+
+    def receive(self, deadline: _Deadline) -> bytes:
+        self._sock.settimeout(deadline.left())
+        return self._sock.recv(_READ_BYTES)
+
+    def is_readable(self) -> bool:
+        if not hasattr(select, "poll"):  # Windows, where `select` takes any socket
+            return bool(select.select([self._sock], [], [], 0)[0])
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class _Tls:
+    """TLS over another stream: one that may itself be TLS, to a proxy."""
+
+    def __init__(self, below: _Stream, context: ssl.SSLContext, host: str, deadline: _Deadline) -> None:
+        import ssl
+
+        self._below = below
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._wants_more = ssl.SSLWantReadError
+        self._is_over = (ssl.SSLZeroReturnError, ssl.SSLEOFError)
+        self._do(self._tls.do_handshake, deadline)
+
+    def send(self, data: bytes, deadline: _Deadline) -> None:
+        for start in range(0, len(data), _WRITE_BYTES):
+            piece = data[start : start + _WRITE_BYTES]
+            self._do(lambda: self._tls.write(piece), deadline)  # noqa: B023 - called before the next piece
+
+    def receive(self, deadline: _Deadline) -> bytes:
+        try:
+            return self._do(lambda: self._tls.read(_READ_BYTES), deadline)
+        except self._is_over:
+            return b""
+
+    def is_readable(self) -> bool:
+        return self._below.is_readable()
+
+    def close(self) -> None:
+        self._below.close()
+
+    def _do(self, step: Callable[[], _T], deadline: _Deadline) -> _T:
+        """Do *step*, sending and receiving what it needs for that."""
         while True:
-            address = addresses.pop(0)
-            share = self._deadline.left() / (len(addresses) + 1)
             try:
-                stream = self._backend.connect_tcp(address, port, share, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if not addresses:
-                    raise
+                done = step()
+            except self._wants_more:
+                self._send_outgoing(deadline)
+            except OSError:
+                with contextlib.suppress(OSError):  # why we hang up
+                    self._send_outgoing(deadline)
+                raise
             else:
-                return _Stream(stream, self._deadline)
+                self._send_outgoing(deadline)
+                return done
+            if received := self._below.receive(deadline):
+                self._incoming.write(received)
+            else:
+                self._incoming.write_eof()
+
+    def _send_outgoing(self, deadline: _Deadline) -> None:
+        if self._outgoing.pending:
+            self._below.send(self._outgoing.read(), deadline)
 
 
-def _resolve(host: str, port: int) -> list[str]:
-    """Return the addresses of *host*. The resolver keeps its own time limits, a few seconds in most systems."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise httpcore.ConnectError(str(error)) from error
-    return [str(each[4][0]) for each in found]
+# -- HTTP --------------------------------------------------------------------------------------------------
 
 
-class _Stream(httpcore.NetworkStream):
-    """A stream whose every wait is bounded by what is left until the deadline."""
+class _Link:
+    """A stream, and what HTTP/1.1 has to say about it."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+    def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        self._deadline = deadline
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
+        self._idle_since = 0.0
+        self.is_reusable = False
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        del timeout
-        self._deadline.check()
-        return self._stream.read(max_bytes, self._deadline.left())
+    def is_usable(self) -> bool:
+        """Whether the server has likely not closed it in the meantime."""
+        is_fresh = time.monotonic() - self._idle_since < _IDLE_SECONDS
+        return is_fresh and not self._stream.is_readable()
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        del timeout
-        for start in range(0, len(buffer), _WRITE_BYTES):
-            self._deadline.check()
-            self._stream.write(buffer[start : start + _WRITE_BYTES], self._deadline.left())
+    def exchange(self, request: h11.Request, body: bytes, deadline: _Deadline) -> Response:
+        """Send *request* with *body*, and return the answer."""
+        self.is_reusable = False
+        http = self._http
+        parts = http.send(request), http.send(h11.Data(data=body)), http.send(h11.EndOfMessage())
+        is_sent = True
+        try:
+            self._stream.send(b"".join(parts), deadline)
+        except TimeoutError:
+            raise
+        except OSError:  # a server that refuses a body need not have read it; it may have said why
+            is_sent = False
+        head = self._head(deadline)
+        answer = Response(
+            status=head.status_code,
+            body=self._body(deadline),
+            retry_after=next(
+                (value.decode("latin-1") for name, value in head.headers if name == b"retry-after"), None
+            ),
+            received_at=time.time(),
+        )
+        is_done = http.our_state is h11.DONE and http.their_state is h11.DONE
+        if is_sent and is_done and http.trailing_data == (b"", False):
+            http.start_next_cycle()
+            self._idle_since = time.monotonic()
+            self.is_reusable = True
+        return answer
+
+    def tunnel(self, server: _Server, headers: _Headers, deadline: _Deadline) -> None:
+        """Ask a proxy for the way to *server*. Raises OSError if it does not show it."""
+        headers = [("Host", server.authority), *headers]
+        request = h11.Request(method="CONNECT", target=server.authority, headers=headers)
+        self._stream.send(self._http.send(request), deadline)
+        status = self._head(deadline).status_code
+        if not 200 <= status < 300:
+            raise OSError(f"the proxy answered {status}")
 
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        del timeout
-        inner = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left())
-        return _Stream(inner, self._deadline)
+    def _head(self, deadline: _Deadline) -> h11.Response:
+        while True:
+            event = self._next_event(deadline)
+            if isinstance(event, h11.Response):
+                return event
 
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
+    def _body(self, deadline: _Deadline) -> bytes:
+        # Content-Encoding is never undone: we ask for none, and a bomb stays as small as it was sent.
+        body = bytearray()
+        while isinstance(event := self._next_event(deadline), h11.Data):
+            body += event.data
+            if len(body) > _ANSWER_BYTES:
+                raise _AnswerTooLargeError
+        return bytes(body)
+
+    def _next_event(self, deadline: _Deadline) -> h11.Event:
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                self._http.receive_data(self._stream.receive(deadline))
+            elif not isinstance(event, h11.Event) or isinstance(event, h11.ConnectionClosed):
+                raise h11.RemoteProtocolError("no HTTP from here on")
+            else:
+                deadline.left()  # interim answers without end are no answer either
+                return event
+
+
+def _ask_for_tunnel(stream: _Stream, server: _Server, headers: _Headers, deadline: _Deadline) -> None:
+    _Link(stream).tunnel(server, headers, deadline)

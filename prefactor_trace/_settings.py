@@ -280,6 +280,10 @@ def partition_hint(settings: Settings) -> str | None:
 
 
 def _proxy_for(url: str) -> str | None:
+    # What finds it brings half of an HTTP client with it. Only these two systems have other places than variables.
+    has_variable = any(name.lower().endswith("_proxy") for name in os.environ)
+    if not has_variable and sys.platform not in ("darwin", "win32"):
+        return None
     try:
         return proxy_for(url)
     except ValueError as error:

@@ -517,20 +517,12 @@ class _Delivery:
 
 def register_body(record: InstanceRegistered) -> dict[str, Any]:
     """Return the body of a register call (section 2.2), without id. Raises TypeError if the schema is not JSON."""
-    # Here, because it loads pydantic: on the sender thread, when the first run is registered.
-    from pydantic import ValidationError
-
-    from prefactor_trace.http.models.agent_instance import RegisterAgentInstanceRequest
-
-    body = {
+    # Not through the client's model: that would load pydantic into every program for its first request.
+    return {
         **orjson.loads(record.body),
         "agent_schema_version": record.schema.to_wire(),
         "idempotency_key": record.key,
     }
-    try:
-        return RegisterAgentInstanceRequest.model_validate(body).model_dump(by_alias=True, exclude_none=True)
-    except ValidationError:  # the platform is the judge; it may know more than this model
-        return body
 
 
 def bulk_item(record: SpanRecord, details: dict[str, Any]) -> dict[str, Any]:

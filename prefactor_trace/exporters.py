@@ -78,16 +78,12 @@ class HttpExporter:
             return outcome
 
     def warm_up(self) -> None:
-        """Load and build what the first batch will need, so that the end of the program need not.
+        """Load what the first batch will need, so that the end of the program need not.
 
-        Nothing as long as there is nowhere to send to: it takes long, and would be for nothing.
+        Nothing as long as there is nowhere to send to: it would be for nothing.
         """
-        if self._locate() is None:
-            return
-        import prefactor_trace._network  # noqa: F401
-        from prefactor_trace.http.models.agent_instance import RegisterAgentInstanceRequest
-
-        RegisterAgentInstanceRequest.model_rebuild()
+        if self._locate() is not None:
+            import prefactor_trace._network  # noqa: F401
 
     def account(self) -> str | None:
         """Ask the destination for the account's partition. None: it does not say, or cannot be reached."""

@@ -8,6 +8,7 @@ libraries hang, leak or lie. Nothing here outlives the `with` block of the serve
 from __future__ import annotations
 
 import gzip
+import select
 import socket
 import ssl
 import struct
@@ -306,6 +307,32 @@ def refusing_early(peer: Peer) -> None:
     peer.sock.shutdown(socket.SHUT_WR)
     while peer.sock.recv(65_536):
         pass
+
+
+def answering_twice(peer: Peer) -> None:
+    """Answer each request, and one more that nobody has sent."""
+    while peer.receive() is not None:
+        peer.send(response(200, b'{"asked":true}') + response(200, b'{"asked":false}'))
+
+
+def tunnelling(peer: Peer) -> None:
+    """Be an honest proxy: open the tunnel that is asked for, and carry bytes."""
+    request = peer.receive()
+    if request is None:
+        return
+    host, _, port = request.target.rpartition(":")
+    with socket.create_connection((host, int(port)), 5) as there:
+        peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        while True:
+            # What TLS has read already is not seen by `select`.
+            has_pending = isinstance(peer.sock, ssl.SSLSocket) and peer.sock.pending()
+            ready = [peer.sock] if has_pending else select.select([peer.sock, there], [], [])[0]
+            for source, sink in ((peer.sock, there), (there, peer.sock)):
+                if source in ready:
+                    data = source.recv(65_536)
+                    if not data:
+                        return
+                    sink.sendall(data)
 
 
 def over_tls(certificate, behaviour):

@@ -95,7 +95,7 @@ def test_imports_go_down(name):
 
 def test_sockets_only_where_they_belong():
     """Below the server, only the network module and the API client speak to sockets."""
-    network = {"socket", "httpcore", "httpx", "http", "ssl", "urllib3", "requests"}
+    network = {"socket", "h11", "httpcore", "httpx", "http", "ssl", "urllib3", "requests"}
     users = {
         own
         for own, _, tree in modules()
@@ -120,6 +120,7 @@ def test_import_is_light():
     heavy = {
         "httpx",
         "httpcore",
+        "h11",
         "pydantic",
         "anyio",
         "asyncio",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -16,6 +18,7 @@ from hostile_server import (
     HostileServer,
     always,
     answering,
+    answering_twice,
     closing_after_each,
     closing_at_once,
     dripping_body,
@@ -35,6 +38,7 @@ from hostile_server import (
     refusing_early,
     response,
     speaking_no_http,
+    tunnelling,
 )
 from patience import within
 
@@ -171,7 +175,7 @@ def test_a_dead_address_does_not_hide_a_living_one(monkeypatch, names, status):
     real = socket.getaddrinfo
     with HostileServer(always(200)) as server, black_hole(server.port) as hole:
         address = {"dead": hole, "living": server.host}
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address[each], 0)) for each in names]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address[each], server.port)) for each in names]
 
         def resolve(host, *more, **options):  # what a resolver says; the connections are real
             return found if host == "platform.test" else real(host, *more, **options)
@@ -294,6 +298,40 @@ def test_an_early_refusal_is_heard():
         assert connection.post("bulk", BIG).status == 413
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"a\r\n4\r\n":1}\r\n0\r\n\r\n',
+        b'HTTP/1.0 200 OK\r\n\r\n{"a":1}',
+        b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"a":1}',
+        b'HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{"a":1}',
+    ],
+    ids=["chunked", "1.0", "until closed", "behind an interim one"],
+)
+def test_all_shapes_of_an_answer(answer):
+    """HTTP has several ways to say where an answer begins and ends."""
+    with (
+        HostileServer(closing_after_each(lambda _request: answer)) as server,
+        connected(server.url) as connection,
+    ):
+        assert connection.post("bulk", b"{}")[:2] == (200, b'{"a":1}')
+
+
+def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one():
+    """What comes behind an answer ends the connection: it would be believed to be about the next request."""
+    with HostileServer(answering_twice) as server, connected(server.url) as connection:
+        assert [connection.post("bulk", b"{}").body for _ in range(3)] == [b'{"asked":true}'] * 3
+
+
+def test_the_end_of_an_upgrade_is_no_answer():
+    """A server that wants to go on in another protocol is not followed."""
+    upgrade = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    with HostileServer(answering(lambda _request: upgrade)) as server, connected(server.url) as connection:
+        answer, took = timed_post(connection)
+    assert isinstance(answer, Unreachable)
+    assert took < within(AT_MOST)
+
+
 # -- connections that end ----------------------------------------------------------------------------------
 
 
@@ -399,10 +437,52 @@ def test_an_https_request_is_tunnelled_through_a_proxy():
     assert TOKEN not in request.raw.decode()
 
 
-def test_an_unusable_proxy_is_no_exception():
+@pytest.mark.parametrize("is_proxy_tls", [False, True])
+def test_a_tunnel_carries_many_requests(certificate, monkeypatch, is_proxy_tls):
+    """Through a proxy, spoken to with or without TLS, an https address is reached in one tunnel."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    way = over_tls(certificate, tunnelling) if is_proxy_tls else tunnelling
+    with (
+        HostileServer(over_tls(certificate, always(200, BIG[:100_000]))) as server,
+        HostileServer(way) as proxy,
+    ):
+        url, proxy_url = server.url.replace("http", "https"), proxy.url
+        if is_proxy_tls:
+            proxy_url = proxy_url.replace("http", "https")
+        with connected(url, proxy=proxy_url, timeout=5) as connection:
+            answers = [connection.post("bulk", BIG[:300_000]) for _ in range(3)]
+        assert [answer[:2] for answer in answers] == [(200, BIG[:100_000])] * 3
+        assert [len(request.body) for request in server.requests] == [300_000] * 3
+        assert (server.connections, proxy.connections) == (1, 1)
+    assert [request.method for request in proxy.requests] == ["CONNECT"]
+
+
+def test_a_proxy_over_tls_is_used(certificate, monkeypatch):
+    """A proxy whose address is https gets a request for an http address through TLS."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    with HostileServer(over_tls(certificate, always(202))) as proxy:
+        address = proxy.url.replace("http", "https")
+        with connected("http://platform.test", proxy=address, timeout=5) as connection:
+            assert connection.post("bulk", b"{}").status == 202
+    assert proxy.requests[0].target == "http://platform.test/api/v1/bulk"
+
+
+@pytest.mark.parametrize("proxy", ["gopher://127.0.0.1:1", "socks5://127.0.0.1:1", "http://", "http://[bad"])
+def test_an_unusable_proxy_is_no_exception(proxy):
     """Nonsense as a proxy is reported like an unreachable one."""
-    with connected("http://platform.test", proxy="gopher://127.0.0.1:1") as connection:
+    with connected("https://platform.test", proxy=proxy) as connection:
         assert isinstance(connection.post("bulk", b"{}"), Unreachable)
+
+
+def test_little_is_loaded():
+    """The first batch of a process loads no event loop, no HTTP client, no models."""
+    program = (
+        "import sys; from prefactor_trace._network import Connection; "
+        "Connection('http://127.0.0.1:9', {}, timeout=1, proxy=None).post('bulk', b'');"
+        "print(sorted({'httpcore', 'httpx', 'anyio', 'trio', 'asyncio', 'ssl', 'email', 'pydantic'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_unknown_certificate_is_refused(certificate):

@@ -9,9 +9,13 @@ from __future__ import annotations
 import enum
 import math
 from datetime import timezone
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from prefactor_trace._version import __version__
+
+if TYPE_CHECKING:
+    import ssl
 
 SDK_HEADER = f"prefactor-trace@{__version__}"
 # The documented default of `HttpClientConfig.retry_on_status_codes`.
@@ -103,6 +107,21 @@ def is_sendable_token(token: object) -> bool:
     return isinstance(token, str) and bool(token) and all("!" <= character <= "~" for character in token)
 
 
+def verifying_context() -> ssl.SSLContext:
+    """Return what trusts the authorities of the system, of SSL_CERT_FILE, and Mozilla's.
+
+    Reading them takes a twentieth of a second: to be kept.
+    """
+    import ssl
+
+    import certifi
+
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 def is_loopback(url: str) -> bool:
     """Say whether *url* stays on this machine."""
     host = urlsplit(url).hostname or ""
@@ -121,10 +140,10 @@ def proxy_for(url: str) -> str | None:
 
     Raises ValueError for one that is no HTTP proxy. It is not shown: it may hold a password.
     """
-    import urllib.request  # slow to load, and only needed here
-
     if is_loopback(url):
         return None
+    import urllib.request  # slow to load: with it comes half of an HTTP client
+
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.netloc):
         return None
@@ -136,13 +155,13 @@ def proxy_for(url: str) -> str | None:
 
 def retry_after_seconds(text: str | None, now: float) -> float | None:
     """Read a Retry-After header, seconds or a date. *now*: Unix seconds. None for what is past or makes no sense."""
-    from email.utils import parsedate_to_datetime  # slow to load, and rarely needed
-
     if text is None:
         return None
     try:
         seconds = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
+        from email.utils import parsedate_to_datetime  # slow to load, and rarely needed
+
         try:
             moment = parsedate_to_datetime(text)
             # The oldest of the three forms names no zone; all dates of HTTP are in UTC.

@@ -19,6 +19,7 @@ from prefactor_trace.http._protocol import (
     proxy_for,
     retry_after_seconds,
     root_of,
+    verifying_context,
 )
 from prefactor_trace.http.endpoints.agent import AgentClient
 from prefactor_trace.http.endpoints.agent_instance import AgentInstanceClient
@@ -299,11 +300,7 @@ class PrefactorHttpClient:
         return f"{name}: {words[:_REASON_CHARACTERS]}" if words else name
 
 
-@functools.cache
-def _verifying_context() -> ssl.SSLContext:
-    import httpcore
-
-    return httpcore.default_ssl_context()  # reading the authorities takes a twentieth of a second
+_verifying_context = functools.cache(verifying_context)
 
 
 def _tls_context(root: str) -> ssl.SSLContext:
