@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from prefactor_trace._schema import SpanType
-from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._tap import Asked, Reply, Tap, tapped
+from prefactor_trace.integrations._tap import Asked, Reply, Tap
 from prefactor_trace.integrations._values import (
     as_dict,
     of_base64,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from prefactor_trace.integrations._tap import Switch
 
 REQUIRES = "mcp>=1.12,<3"
-MODULE = "mcp.client.session"
 
 _ANY = {"type": "object"}
 _TEXT = {"type": "string"}
@@ -173,7 +171,9 @@ _names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 """What the servers call themselves, by session: the SDK's first version does not keep it."""
 
 
-def _naming(initialize: Any) -> Any:
+def _naming(initialize: Any, _switch: Switch) -> Any:
+    """Return `ClientSession.initialize`, which keeps the name of the server too; it may be before any run."""
+
     @functools.wraps(initialize)
     async def wrapper(session: Any, *args: Any, **kwargs: Any) -> Any:
         result = await initialize(session, *args, **kwargs)
@@ -231,25 +231,11 @@ def _asked_prompt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
     )
 
 
-_SESSION = f"{MODULE}:ClientSession"
-_TAPS = (
+_SESSION = "mcp.client.session:ClientSession"
+TAPS = (
     Tap(f"{_SESSION}.call_tool", asks=_asked_tool),
     Tap(f"{_SESSION}.list_tools", asks=_asked_tools),
     Tap(f"{_SESSION}.read_resource", asks=_asked_resource),
     Tap(f"{_SESSION}.get_prompt", asks=_asked_prompt),
+    Tap(f"{_SESSION}.initialize", wraps=_naming),
 )
-
-
-def start(switch: Switch) -> Callable[[], None]:
-    """Tap the client's session; return what takes the taps away.
-
-    Beside what `TAPS` would do, the server's name is kept when it introduces itself, which may be before any run.
-    """
-    patches = [_patch.place(tap.where, functools.partial(tapped, tap=tap, switch=switch)) for tap in _TAPS]
-    patches.append(_patch.place(f"{_SESSION}.initialize", _naming))
-
-    def undo() -> None:
-        for patch in reversed(patches):
-            patch.undo()
-
-    return undo

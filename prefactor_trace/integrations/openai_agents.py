@@ -438,32 +438,38 @@ def _is_made_current() -> bool:
     return True
 
 
-def start(switch: Switch) -> Callable[[], None]:
-    """Add the processor; return what takes it away, when the last trace has ended that is open by then."""
+_SET_PROCESSORS = f"{MODULE}.provider:DefaultTraceProvider.set_processors"
+
+
+def start(switch: Switch) -> Callable[[], bool]:
+    """Add the processor; return what takes it away, when the last trace has ended that is open by then.
+
+    What it returns says, as `Patch.undo` does, whether it could take the patch away, and may be called until it could.
+    """
     tracing = sys.modules[MODULE]
     if not hasattr(tracing, "add_trace_processor"):
         raise RuntimeError(f"{MODULE} is not the module of the Agents SDK")
     recorder = _Recorder(switch)
+    # `set_trace_processors` is how users stop the export to OpenAI; this one is not among those they have set.
+    patch = _patch.place(_SET_PROCESSORS, _keeping(recorder, switch))
     tracing.TracingProcessor.register(_Recorder)
     tracing.add_trace_processor(recorder)
-    # `set_trace_processors` is how users stop the export to OpenAI; this one is not among those they have set.
-    patch = _patch.place(f"{MODULE}.provider:DefaultTraceProvider.set_processors", _keeping(recorder))
 
-    def undo() -> None:
-        patch.undo()
+    def undo() -> bool:
         if recorder.is_idle():
             _remove(recorder)
         else:
             recorder.remove = functools.partial(_remove, recorder)
+        return patch.undo()
 
     return undo
 
 
-def _keeping(recorder: _Recorder) -> Callable[[Any], Any]:
+def _keeping(recorder: _Recorder, switch: Switch) -> Callable[[Any], Any]:
     def wrap(set_processors: Any) -> Any:
         @functools.wraps(set_processors)
         def wrapper(self: Any, processors: Iterable[Any]) -> Any:
-            return set_processors(self, [*processors, recorder])
+            return set_processors(self, [*processors, recorder] if switch.is_on else processors)
 
         return wrapper
 

@@ -503,6 +503,26 @@ def test_a_step_of_the_users_between_two_agents_stays_between(scripted, recorded
     assert structure(recorded)[:3] == ["Work complete", "  middle complete", "    agent Assistant complete"]
 
 
+def test_a_patch_of_others_over_ours_stays(recorded):
+    """Ours goes when theirs is gone, and adds nothing to the processors until then."""
+    owner = agents.tracing.provider.DefaultTraceProvider
+    original = vars(owner)["set_processors"]
+    pt.instrument("openai_agents")
+    ours = vars(owner)["set_processors"]
+
+    def theirs(self, processors):
+        return ours(self, processors)
+
+    owner.set_processors = theirs
+    pt.uninstrument()
+    assert vars(owner)["set_processors"] is theirs
+    agents.set_trace_processors([])
+    assert agents.tracing.get_trace_provider()._multi_processor._processors == ()
+    owner.set_processors = ours
+    pt.uninstrument()
+    assert vars(owner)["set_processors"] is original
+
+
 def test_a_trace_that_is_open_as_the_taps_go_is_recorded_to_its_end(recorded):
     """And then the processor is gone."""
     pt.instrument("openai_agents")

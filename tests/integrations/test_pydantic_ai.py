@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import re
+import sys
 
 import pytest
 
@@ -446,14 +447,12 @@ def test_an_agent_learns_its_name_as_ever(loop, recorded):
 
 def test_uninstrument_restores_the_methods(recorded):
     """Every one is the very same again."""
-    from prefactor_trace.integrations.pydantic_ai import _PLACES
+    from prefactor_trace.integrations.pydantic_ai import TAPS
 
     def functions():
-        import sys
-
         found = []
-        for where in _PLACES:
-            module, _, path = where.partition(":")
+        for tap in TAPS:
+            module, _, path = tap.where.partition(":")
             owner, name = path.split(".")
             found.append(vars(getattr(sys.modules[module], owner))[name])
         return found
@@ -463,6 +462,29 @@ def test_uninstrument_restores_the_methods(recorded):
     assert not any(new is old for new, old in zip(functions(), before, strict=True))
     pt.uninstrument()
     assert all(new is old for new, old in zip(functions(), before, strict=True))
+
+
+@pytest.mark.parametrize("at", range(7))
+def test_a_tap_of_others_over_ours_stays(recorded, at):
+    """Ours goes when theirs is gone, and does nothing until then."""
+    from prefactor_trace.integrations.pydantic_ai import TAPS
+
+    module, _, path = TAPS[at].where.partition(":")
+    owner_name, name = path.split(".")
+    owner = getattr(sys.modules[module], owner_name)
+    original = vars(owner)[name]
+    pt.instrument("pydantic_ai")
+    ours = vars(owner)[name]
+
+    def theirs(*args, **kwargs):
+        return ours(*args, **kwargs)
+
+    setattr(owner, name, theirs)
+    pt.uninstrument()
+    assert vars(owner)[name] is theirs
+    setattr(owner, name, ours)
+    pt.uninstrument()
+    assert vars(owner)[name] is original
 
 
 def test_what_cannot_be_read_does_no_harm(scripted, recorded, monkeypatch):
