@@ -708,6 +708,13 @@ TAPS = (
 )
 
 
+NEEDS = (
+    f"{MODULE}:register_configure_hook",
+    f"{MODULE}:_configure_hooks",
+    "langchain_core.callbacks.base:BaseCallbackHandler",
+)
+
+
 # -- on and off ----------------------------------------------------------------------------------------------
 
 

@@ -439,6 +439,7 @@ def _is_made_current() -> bool:
 
 
 _SET_PROCESSORS = f"{MODULE}.provider:DefaultTraceProvider.set_processors"
+NEEDS = (f"{MODULE}:add_trace_processor", f"{MODULE}:TracingProcessor", _SET_PROCESSORS)
 
 
 def start(switch: Switch) -> Callable[[], bool]:
