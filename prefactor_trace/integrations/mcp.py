@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from prefactor_trace._schema import SpanType
+from prefactor_trace.integrations._span_types import ANY, LIST, OUTSIDE, TEXT
 from prefactor_trace.integrations._tap import Asked, Reply, Tap
 from prefactor_trace.integrations._values import (
     as_dict,
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
 
 REQUIRES = "mcp>=1.12,<3"
 
-_ANY = {"type": "object"}
-_TEXT = {"type": "string"}
-_LIST = {"type": "array"}
-_RISK = {"action_profile": {"external_communication": "allowed"}}
-
 TOOL = SpanType(
     "mcp:tool",
     title="MCP tool",
@@ -43,31 +39,31 @@ TOOL = SpanType(
     template="{{ inputs.server }}: {{ inputs.tool }} {{ text | truncate: 160 }}{{ message | truncate: 160 }}",
     params_schema={
         "type": "object",
-        "properties": {"server": _TEXT, "tool": _TEXT, "arguments": _ANY},
+        "properties": {"server": TEXT, "tool": TEXT, "arguments": ANY},
     },
     result_schema={
         "type": "object",
-        "properties": {"text": _TEXT, "content": _LIST, "structured_content": {}},
+        "properties": {"text": TEXT, "content": LIST, "structured_content": {}},
     },
-    data_risk=_RISK,
+    data_risk=OUTSIDE,
 )
 TOOLS = SpanType(
     "mcp:list_tools",
     title="MCP tools",
     description="Which tools an MCP server has.",
     template="{{ inputs.server }}: {{ tools | join: ', ' | truncate: 160 }}{{ message | truncate: 160 }}",
-    params_schema={"type": "object", "properties": {"server": _TEXT}},
-    result_schema={"type": "object", "properties": {"tools": {"type": "array", "items": _TEXT}}},
-    data_risk=_RISK,
+    params_schema={"type": "object", "properties": {"server": TEXT}},
+    result_schema={"type": "object", "properties": {"tools": {"type": "array", "items": TEXT}}},
+    data_risk=OUTSIDE,
 )
 RESOURCE = SpanType(
     "mcp:resource",
     title="MCP resource",
     description="A resource of an MCP server.",
     template="{{ inputs.server }}: {{ inputs.uri }} {{ message | truncate: 160 }}",
-    params_schema={"type": "object", "properties": {"server": _TEXT, "uri": _TEXT}},
-    result_schema={"type": "object", "properties": {"content": _LIST}},
-    data_risk=_RISK,
+    params_schema={"type": "object", "properties": {"server": TEXT, "uri": TEXT}},
+    result_schema={"type": "object", "properties": {"content": LIST}},
+    data_risk=OUTSIDE,
 )
 PROMPT = SpanType(
     "mcp:prompt",
@@ -76,10 +72,10 @@ PROMPT = SpanType(
     template="{{ inputs.server }}: {{ inputs.prompt }} {{ message | truncate: 160 }}",
     params_schema={
         "type": "object",
-        "properties": {"server": _TEXT, "prompt": _TEXT, "arguments": _ANY},
+        "properties": {"server": TEXT, "prompt": TEXT, "arguments": ANY},
     },
-    result_schema={"type": "object", "properties": {"messages": _LIST}},
-    data_risk=_RISK,
+    result_schema={"type": "object", "properties": {"messages": LIST}},
+    data_risk=OUTSIDE,
 )
 TYPES = (TOOL, TOOLS, RESOURCE, PROMPT)
 

@@ -20,7 +20,7 @@ import orjson
 
 from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._step_types import TEXT, step_type
+from prefactor_trace.integrations._span_types import TEXT, step_type
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
 from prefactor_trace.integrations._values import of_base64, present, some_dict, text, without_media
 from prefactor_trace.integrations.openai import ENDPOINTS, token_usage
@@ -36,8 +36,6 @@ MODULE = "agents.tracing"  # the name `agents` alone is also that of many progra
 
 # What the SDK keeps of an answer has the form that OpenAI's has.
 _Chat, _Response = ENDPOINTS["/chat/completions"].reader, ENDPOINTS["/responses"].reader
-
-_LIST = {"type": "array"}
 
 
 def _type(kind: str, title: str, description: str, template: str, **properties: Any) -> SpanType:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from prefactor_trace.integrations._step_types import TEXT, step_type
+from prefactor_trace.integrations._span_types import TEXT, step_type
 from prefactor_trace.integrations._tap import Asked, Reply, Tap, open_call
 from prefactor_trace.integrations._values import count, counts, present, some_dict, some_list, text
 
