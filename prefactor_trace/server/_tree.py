@@ -221,12 +221,11 @@ def _name_cell(row: _Row, address: str) -> Html:
 
 
 def _row_extras(span: Json) -> Iterator[Html]:
-    # Tokens and cost stand before what may be long, and are never cut.
+    # Tokens and cost stand before what may be long: the summary and the name are cut before them.
     usage = usage_of(dict_or_empty(span.get("payload")))
     if usage is not None:
-        yield element("span", f"{usage.total_tokens:,} tokens", class_="used")
-        if usage.usd is not None:
-            yield element("span", money(usage.usd), class_="used")
+        cost = "" if usage.usd is None else f" · {money(usage.usd)}"
+        yield element("span", f"{usage.total_tokens:,} tokens{cost}", class_="used")
     if summary := span.get("summary"):
         yield element("span", cut(summary, NAME_LENGTH), class_="summary")
 

@@ -148,13 +148,14 @@ def test_the_source_of_each_sdk_tells(name):
 def test_the_doctor_imports_no_sdk(tmp_path):
     """An SDK takes seconds to import, and may ask somebody on the network as it is."""
     program = """
-        import sys
+        import os, sys
         from prefactor_trace import cli
         sys.argv[1:] = ["doctor"]
         try:
             cli.main()
         except SystemExit:
             pass
+        print(os.environ["LITELLM_LOCAL_MODEL_COST_MAP"])  # if it had to be imported, it would ask nobody
         print(*sys.modules)
         """
     done = subprocess.run(
@@ -165,7 +166,8 @@ def test_the_doctor_imports_no_sdk(tmp_path):
         timeout=60,
         check=True,
     )
-    report, modules = done.stdout.rstrip().rsplit("\n", 1)
+    report, cost_map, modules = done.stdout.rstrip().rsplit("\n", 2)
+    assert cost_map == "True"
     sdks = {
         "anthropic",
         "google.genai",

@@ -539,7 +539,7 @@ def test_a_row_tells_what_ran(world):
     world.span(run, "   ", schema_name="blank")
     rows = world.get(f"/instances/{run}").rows()
     assert rows[0][:4] == ["gpt-4.11,643 tokens", "openai:llm", "complete", "12.0 ms"]
-    assert rows[1][0] == "gpt-4.11,643 tokens$0.0012"
+    assert rows[1][0] == "gpt-4.11,643 tokens · $0.0012"
     assert rows[2][:4] == ["tool:search", "tool:search", "failed", "5.00 ms"]
     assert rows[3][0] == "blank"
 
@@ -555,7 +555,7 @@ def test_tokens_and_cost_stand_before_a_long_line(world):
     run = world.start(template="{{ inputs.text }}")
     world.span(run, "gpt-4.1", payload={"inputs": {"text": "long " * 100}} | used(1, 2, usd=1.5))
     (row,) = world.get(f"/instances/{run}").rows()
-    assert row[0].startswith("gpt-4.13 tokens$1.50long long")
+    assert row[0].startswith("gpt-4.13 tokens · $1.50long long")
 
 
 def test_the_header_adds_up_what_models_have_used(world):
