@@ -603,6 +603,20 @@ def test_totals_are_those_of_all_pages(world):
     assert [page["Cost"] for page in pages] == ["$2.50 for 2,500 of the calls"] * 2
 
 
+def test_what_is_used_is_counted_once_beside_other_operations(world):
+    """A run that is read or changed in the same request has what was used before, and no more."""
+    run = world.start()
+    created = {"_type": "agent_spans/create", "details": world.span_details(run, "one", payload=used(10, 1))}
+    items = [
+        created | {"idempotency_key": "first call"},
+        {"_type": "agent_instances/finish", "idempotency_key": "the run ends", "agent_instance_id": run},
+    ]
+    outputs = world.post("/bulk", items=items)["outputs"]
+    assert [each["status"] for each in outputs.values()] == ["success"] * 2
+    facts = world.get(f"/instances/{run}").facts()
+    assert facts["Tokens"] == "11 (10 prompt, 1 completion) in 1 model call"
+
+
 KINDS = {
     "llm": {
         *("openai:chat", "openai:completions", "openai:responses", "openai:embeddings"),
