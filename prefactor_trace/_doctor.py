@@ -49,7 +49,8 @@ class Finding(NamedTuple):
 def examine(settings: Settings) -> Iterator[Finding]:
     """Yield what is found. Never shows a token.
 
-    Asks the destination, if there is one, and imports every SDK that is installed, which takes seconds. Changes nothing.
+    Asks the destination, if there is one, and nobody else. An SDK is imported only if its source is not as expected.
+    Changes nothing.
     """
     yield Finding(
         "version", f"prefactor_trace {__version__}, Python {platform.python_version()}, {platform.system()}"

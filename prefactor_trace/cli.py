@@ -84,6 +84,8 @@ def _application(settings: Settings) -> "typer.Typer":
     @application.command()
     def doctor() -> None:
         """Say which settings hold, whether the destination answers and takes the token, and what waits."""
+        # If it must be imported, it must not fetch its list of prices: nobody else is asked anything here.
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         findings = list(_doctor.examine(settings))
         width = max(len(each.about) for each in findings)
         for each in findings:

@@ -198,6 +198,40 @@ def test_sdks(settings, toys):
     assert {each.state for each in integrations.report()} == {"off", "missing"}
 
 
+def test_only_what_is_not_as_expected_is_imported(settings, toys, tmp_path, monkeypatch):
+    """To see what is wrong with it; with the others, all is in their source."""
+    for name in ("fine_sdk", "odd_sdk"):
+        (tmp_path / f"{name}.py").write_text("def call(): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, module in {"good": "fine_sdk:call", "changed": "odd_sdk:gone"}.items():
+        monkeypatch.setattr(sys.modules[f"toy_{name}"], "TAPS", (Tap(module, asks=asks),))
+    findings = found(settings)
+
+    assert findings["good"].text.startswith("recorded: pytest ")
+    assert "odd_sdk:gone" in findings["changed"].text
+    assert "fine_sdk" not in sys.modules
+    assert sys.modules.pop("odd_sdk")
+    states = {each.name: each.state for each in integrations.report()}
+    assert (states["good"], states["changed"]) == ("off", "off")
+
+
+def test_what_starts_by_itself_says_what_it_needs(settings, toys, monkeypatch):
+    """Its `start` is only tried if it says nothing, or if that is not there."""
+    tried = []
+    module = sys.modules["toy_good"]
+    monkeypatch.setattr(module, "TAPS", ())
+    monkeypatch.setattr(module, "MODULE", "json", raising=False)
+    monkeypatch.setattr(module, "start", tried.append, raising=False)
+    found(settings)
+    assert len(tried) == 1
+    monkeypatch.setattr(module, "NEEDS", ("json.decoder:JSONDecoder.decode",), raising=False)
+    assert found(settings)["good"].text.startswith("recorded")
+    assert len(tried) == 1
+    monkeypatch.setattr(module, "NEEDS", ("json.decoder:gone",))
+    found(settings)
+    assert len(tried) == 2
+
+
 def test_what_is_instrumented_stays_so(settings, toys):
     """The doctor takes away only what it has placed."""
     pt.instrument("good")

@@ -8,7 +8,8 @@ Each integration is one module in this folder, or in a package of others that na
     TYPES      the span types it records, so that runs declare them
 
 One whose SDK has callbacks of its own has, instead of TAPS or beside them, `start(switch)`, which registers them and
-returns a function that takes them away, and `MODULE`, the module that must have been imported by then.
+returns a function that takes them away, and `MODULE`, the module that must have been imported by then. `NEEDS`, if it has
+that, are the places in the SDK that `start` makes use of, written as those of taps.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from prefactor_trace.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from prefactor_trace.integrations._source import Sources
     from prefactor_trace.integrations._tap import Asked, Reply, Tap
 
 __all__ = [
@@ -141,6 +143,13 @@ class _Integrated:
             return Integration(self.name, "failed", f"{detail}: {'; '.join(self._trouble)}")
         # Of several modules of an SDK, some may never be wanted.
         return Integration(self.name, "waiting" if self._waiting and not self._undo else "on", detail)
+
+    def fits(self, sources: Sources) -> bool:
+        """Say whether the source of the SDK has all that is tapped. Imports nothing; False if that cannot be told."""
+        places = [tap.where for tap in getattr(self._module, "TAPS", ()) if not tap.is_optional]
+        if hasattr(self._module, "start"):
+            places += getattr(self._module, "NEEDS", [""])  # who does not say what is asked in another way
+        return all(map(sources.has, places))
 
     def wait_for_imports(self) -> None:
         """Let another thread that is importing the SDK just now come to its end."""
@@ -312,15 +321,24 @@ def report() -> Instrumented:
 
 
 def examine() -> Instrumented:
-    """Import every SDK that is installed, see whether its taps take, and leave all as it was.
+    """See whether the taps of every SDK that is installed would take, and leave all as it was.
 
-    Takes seconds, and runs what the SDKs do when they are imported: for `prefactor-trace doctor`.
+    The source of most SDKs tells. Only one that is not as expected is imported, to see what is wrong; that may take
+    seconds, and runs what the SDK does then. For `prefactor-trace doctor`.
     """
+    from prefactor_trace.integrations._source import Sources
+
+    sources = Sources()
     wanted = {each.name for each in report() if each.is_taken}
-    for each in instrument():
-        _known(each.name).import_now()
-    found = report()
-    if placed := [each.name for each in found if each.name not in wanted]:
+    doubtful = [name for name in available() if not _known(name).fits(sources)]
+    for name in doubtful:
+        instrument(name)
+        _known(name).import_now()
+    found = Instrumented(
+        each._replace(state="on") if each.state == "off" and each.name not in doubtful else each
+        for each in report()
+    )
+    if placed := [name for name in doubtful if name not in wanted]:
         uninstrument(*placed)
     return found
 

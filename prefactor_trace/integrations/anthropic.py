@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from prefactor_trace._schema import SpanType
+from prefactor_trace.integrations._span_types import ANY, LIST, TEXT, model_type
 from prefactor_trace.integrations._stainless import Endpoint, taps
 from prefactor_trace.integrations._tap import Reply
 from prefactor_trace.integrations._values import (
@@ -29,37 +29,11 @@ if TYPE_CHECKING:
 
 REQUIRES = "anthropic>=0.50,<3"
 
-_ANY = {"type": "object"}
-_TEXT = {"type": "string"}
-
-MESSAGES = SpanType(
+MESSAGES = model_type(
     "anthropic:messages",
-    title="Anthropic message",
-    description="A message by a Claude model.",
-    template=(
-        "{{ inputs.model }}: {{ text | truncate: 160 }}"
-        "{% for call in tool_calls %} {{ call.name }}(…){% endfor %}{{ message | truncate: 160 }}"
-    ),
-    params_schema={
-        "type": "object",
-        "properties": {
-            "model": _TEXT,
-            "system": {},
-            "messages": {"type": "array"},
-            "tools": {"type": "array"},
-            "parameters": _ANY,
-        },
-    },
-    result_schema={
-        "type": "object",
-        "properties": {
-            "text": _TEXT,
-            "reasoning": _TEXT,
-            "tool_calls": {"type": "array", "items": _ANY},
-            "finish_reason": _TEXT,
-        },
-    },
-    data_risk={"action_profile": {"external_communication": "allowed"}},
+    "Anthropic message",
+    "A message by a Claude model.",
+    {"model": TEXT, "system": {}, "messages": LIST, "tools": LIST, "parameters": ANY},
 )
 TYPES = (MESSAGES,)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from prefactor_trace._schema import SpanType
+from prefactor_trace.integrations._span_types import ANY, LIST, TEXT, embeddings_type, model_type
 from prefactor_trace.integrations._tap import Asked, Reply, Tap
 from prefactor_trace.integrations._values import (
     as_dict,
@@ -29,63 +29,22 @@ from prefactor_trace.integrations._values import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from prefactor_trace._schema import SpanType
+
 REQUIRES = "google-genai>=1.74,<4"
 
-_ANY = {"type": "object"}
-_TEXT = {"type": "string"}
-_LIST = {"type": "array"}
-_RISK = {"action_profile": {"external_communication": "allowed"}}
-
-GENERATE = SpanType(
+GENERATE = model_type(
     "google_genai:generate_content",
-    title="Gemini content",
-    description="Content that a Gemini model has generated.",
-    template=(
-        "{{ inputs.model }}: {{ text | truncate: 160 }}"
-        "{% for call in tool_calls %} {{ call.name }}(…){% endfor %}{{ message | truncate: 160 }}"
-    ),
-    params_schema={
-        "type": "object",
-        "properties": {
-            "model": _TEXT,
-            "systemInstruction": {},
-            "contents": {},
-            "tools": _LIST,
-            "parameters": _ANY,
-        },
-    },
-    result_schema={
-        "type": "object",
-        "properties": {
-            "text": _TEXT,
-            "reasoning": _TEXT,
-            "tool_calls": {"type": "array", "items": _ANY},
-            "finish_reason": _TEXT,
-            "choices": {"type": "array", "items": _ANY},
-        },
-    },
-    data_risk=_RISK,
+    "Gemini content",
+    "Content that a Gemini model has generated.",
+    {"model": TEXT, "systemInstruction": {}, "contents": {}, "tools": LIST, "parameters": ANY},
+    "choices",
 )
-EMBED = SpanType(
+EMBED = embeddings_type(
     "google_genai:embed_content",
-    title="Gemini embeddings",
-    description="Contents become vectors; recorded is how many, and of how many dimensions.",
-    template="{{ inputs.model }}: {{ count }} x {{ dimensions }}{{ message | truncate: 160 }}",
-    params_schema={
-        "type": "object",
-        "properties": {
-            "model": _TEXT,
-            "requests": _LIST,
-            "instances": _LIST,
-            "content": {},
-            "parameters": _ANY,
-        },
-    },
-    result_schema={
-        "type": "object",
-        "properties": {"count": {"type": "integer"}, "dimensions": {"type": "integer"}},
-    },
-    data_risk=_RISK,
+    "Gemini embeddings",
+    "Contents become vectors; recorded is how many, and of how many dimensions.",
+    {"model": TEXT, "requests": LIST, "instances": LIST, "content": {}, "parameters": ANY},
 )
 TYPES = (GENERATE, EMBED)
 

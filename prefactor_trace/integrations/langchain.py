@@ -31,6 +31,7 @@ from prefactor_trace._context import NO_RESULT, current, leave
 from prefactor_trace._schema import SpanType
 from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations._langchain_values import Answer, asked, is_a, loaded, plain
+from prefactor_trace.integrations._span_types import ANY, FAILED, LIST, TEXT, model_type
 from prefactor_trace.integrations._tap import Asked, Call, Tap
 from prefactor_trace.integrations._values import present, some_dict, text
 from prefactor_trace.spans import Span, open_quietly
@@ -45,41 +46,10 @@ REQUIRES = "langchain-core>=1.0,<2"
 # Imported by LangChain as the first run begins, just before it looks whom to call.
 MODULE = "langchain_core.tracers.context"
 
-_ANY = {"type": "object"}
-_TEXT = {"type": "string"}
-_LIST = {"type": "array"}
-_FAILED = "{{ message | truncate: 160 }}"
-
 
 def _step(name: str, title: str, description: str) -> SpanType:
-    template = "{{ name }}{% if message %}: {% endif %}" + _FAILED
+    template = "{{ name }}{% if message %}: {% endif %}" + FAILED
     return SpanType(name, title=title, description=description, template=template)
-
-
-def _model(name: str, title: str, description: str) -> SpanType:
-    return SpanType(
-        name,
-        title=title,
-        description=description,
-        template=(
-            "{{ inputs.model }}: {{ text | truncate: 160 }}"
-            "{% for call in tool_calls %} {{ call.name }}(…){% endfor %}" + _FAILED
-        ),
-        params_schema={
-            "type": "object",
-            "properties": {"model": _TEXT, "messages": _LIST, "tools": _LIST, "parameters": _ANY},
-        },
-        result_schema={
-            "type": "object",
-            "properties": {
-                "text": _TEXT,
-                "reasoning": _TEXT,
-                "tool_calls": {"type": "array", "items": _ANY},
-                "finish_reason": _TEXT,
-            },
-        },
-        data_risk={"action_profile": {"external_communication": "allowed"}},
-    )
 
 
 CHAIN = _step("langchain:chain", "LangChain chain", "A chain, a graph, or any other runnable.")
@@ -90,18 +60,19 @@ TOOL = SpanType(
     "langchain:tool",
     title="LangChain tool",
     description="A tool that was called.",
-    template="{{ name }}: {{ output | truncate: 160 }}{{ content | truncate: 160 }}" + _FAILED,
+    template="{{ name }}: {{ output | truncate: 160 }}{{ content | truncate: 160 }}" + FAILED,
 )
 RETRIEVER = SpanType(
     "langchain:retriever",
     title="LangChain retriever",
     description="Documents that were looked up.",
-    template="{{ inputs.query | truncate: 160 }}: {{ documents.size }}" + _FAILED,
-    params_schema={"type": "object", "properties": {"query": _TEXT}},
-    result_schema={"type": "object", "properties": {"documents": {"type": "array", "items": _ANY}}},
+    template="{{ inputs.query | truncate: 160 }}: {{ documents.size }}" + FAILED,
+    params_schema={"type": "object", "properties": {"query": TEXT}},
+    result_schema={"type": "object", "properties": {"documents": {"type": "array", "items": ANY}}},
 )
-CHAT = _model("langchain:chat", "LangChain chat model", "A call of a chat model.")
-LLM = _model("langchain:llm", "LangChain model", "A call of a model that completes text.")
+_ASKED = {"model": TEXT, "messages": LIST, "tools": LIST, "parameters": ANY}
+CHAT = model_type("langchain:chat", "LangChain chat model", "A call of a chat model.", _ASKED)
+LLM = model_type("langchain:llm", "LangChain model", "A call of a model that completes text.", _ASKED)
 TYPES = (CHAIN, PROMPT, PARSER, NODE, TOOL, RETRIEVER, CHAT, LLM)
 
 _BY_RUN_TYPE = {"prompt": PROMPT, "parser": PARSER}
@@ -705,6 +676,13 @@ TAPS = (
     *(_tap(_RETRIEVERS + name, _begins(RETRIEVER)) for name in ("invoke", "ainvoke")),
     *(_tap(_TOOLS + name, _begins(TOOL)) for name in ("run", "arun")),
     *(_tap(_FALLBACKS + name, _takes_in) for name in ("invoke", "ainvoke")),
+)
+
+
+NEEDS = (
+    f"{MODULE}:register_configure_hook",
+    f"{MODULE}:_configure_hooks",
+    "langchain_core.callbacks.base:BaseCallbackHandler",
 )
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from prefactor_trace._schema import SpanType
-from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._tap import Asked, Reply, Tap, tapped
+from prefactor_trace.integrations._span_types import ANY, LIST, OUTSIDE, TEXT
+from prefactor_trace.integrations._tap import Asked, Reply, Tap
 from prefactor_trace.integrations._values import (
     as_dict,
     of_base64,
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
     from prefactor_trace.integrations._tap import Switch
 
 REQUIRES = "mcp>=1.12,<3"
-MODULE = "mcp.client.session"
-
-_ANY = {"type": "object"}
-_TEXT = {"type": "string"}
-_LIST = {"type": "array"}
-_RISK = {"action_profile": {"external_communication": "allowed"}}
 
 TOOL = SpanType(
     "mcp:tool",
@@ -45,31 +39,31 @@ TOOL = SpanType(
     template="{{ inputs.server }}: {{ inputs.tool }} {{ text | truncate: 160 }}{{ message | truncate: 160 }}",
     params_schema={
         "type": "object",
-        "properties": {"server": _TEXT, "tool": _TEXT, "arguments": _ANY},
+        "properties": {"server": TEXT, "tool": TEXT, "arguments": ANY},
     },
     result_schema={
         "type": "object",
-        "properties": {"text": _TEXT, "content": _LIST, "structured_content": {}},
+        "properties": {"text": TEXT, "content": LIST, "structured_content": {}},
     },
-    data_risk=_RISK,
+    data_risk=OUTSIDE,
 )
 TOOLS = SpanType(
     "mcp:list_tools",
     title="MCP tools",
     description="Which tools an MCP server has.",
     template="{{ inputs.server }}: {{ tools | join: ', ' | truncate: 160 }}{{ message | truncate: 160 }}",
-    params_schema={"type": "object", "properties": {"server": _TEXT}},
-    result_schema={"type": "object", "properties": {"tools": {"type": "array", "items": _TEXT}}},
-    data_risk=_RISK,
+    params_schema={"type": "object", "properties": {"server": TEXT}},
+    result_schema={"type": "object", "properties": {"tools": {"type": "array", "items": TEXT}}},
+    data_risk=OUTSIDE,
 )
 RESOURCE = SpanType(
     "mcp:resource",
     title="MCP resource",
     description="A resource of an MCP server.",
     template="{{ inputs.server }}: {{ inputs.uri }} {{ message | truncate: 160 }}",
-    params_schema={"type": "object", "properties": {"server": _TEXT, "uri": _TEXT}},
-    result_schema={"type": "object", "properties": {"content": _LIST}},
-    data_risk=_RISK,
+    params_schema={"type": "object", "properties": {"server": TEXT, "uri": TEXT}},
+    result_schema={"type": "object", "properties": {"content": LIST}},
+    data_risk=OUTSIDE,
 )
 PROMPT = SpanType(
     "mcp:prompt",
@@ -78,10 +72,10 @@ PROMPT = SpanType(
     template="{{ inputs.server }}: {{ inputs.prompt }} {{ message | truncate: 160 }}",
     params_schema={
         "type": "object",
-        "properties": {"server": _TEXT, "prompt": _TEXT, "arguments": _ANY},
+        "properties": {"server": TEXT, "prompt": TEXT, "arguments": ANY},
     },
-    result_schema={"type": "object", "properties": {"messages": _LIST}},
-    data_risk=_RISK,
+    result_schema={"type": "object", "properties": {"messages": LIST}},
+    data_risk=OUTSIDE,
 )
 TYPES = (TOOL, TOOLS, RESOURCE, PROMPT)
 
@@ -173,7 +167,9 @@ _names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 """What the servers call themselves, by session: the SDK's first version does not keep it."""
 
 
-def _naming(initialize: Any) -> Any:
+def _naming(initialize: Any, _switch: Switch) -> Any:
+    """Return `ClientSession.initialize`, which keeps the name of the server too; it may be before any run."""
+
     @functools.wraps(initialize)
     async def wrapper(session: Any, *args: Any, **kwargs: Any) -> Any:
         result = await initialize(session, *args, **kwargs)
@@ -231,25 +227,11 @@ def _asked_prompt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
     )
 
 
-_SESSION = f"{MODULE}:ClientSession"
-_TAPS = (
+_SESSION = "mcp.client.session:ClientSession"
+TAPS = (
     Tap(f"{_SESSION}.call_tool", asks=_asked_tool),
     Tap(f"{_SESSION}.list_tools", asks=_asked_tools),
     Tap(f"{_SESSION}.read_resource", asks=_asked_resource),
     Tap(f"{_SESSION}.get_prompt", asks=_asked_prompt),
+    Tap(f"{_SESSION}.initialize", wraps=_naming),
 )
-
-
-def start(switch: Switch) -> Callable[[], None]:
-    """Tap the client's session; return what takes the taps away.
-
-    Beside what `TAPS` would do, the server's name is kept when it introduces itself, which may be before any run.
-    """
-    patches = [_patch.place(tap.where, functools.partial(tapped, tap=tap, switch=switch)) for tap in _TAPS]
-    patches.append(_patch.place(f"{_SESSION}.initialize", _naming))
-
-    def undo() -> None:
-        for patch in reversed(patches):
-            patch.undo()
-
-    return undo

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prefactor_trace._schema import SpanType
+from prefactor_trace.integrations._span_types import ANY, LIST, TEXT, embeddings_type, model_type
 from prefactor_trace.integrations._stainless import Endpoint, taps
 from prefactor_trace.integrations._tap import Reply
 from prefactor_trace.integrations._values import (
@@ -30,76 +30,33 @@ if TYPE_CHECKING:
 
 REQUIRES = "openai>=1.99,<4"
 
-_ANY = {"type": "object"}
-_TEXT = {"type": "string"}
-_LIST = {"type": "array"}
-_RISK = {"action_profile": {"external_communication": "allowed"}}
-_ANSWER = {
-    "type": "object",
-    "properties": {
-        "text": _TEXT,
-        "refusal": _TEXT,
-        "reasoning": _TEXT,
-        "tool_calls": {"type": "array", "items": _ANY},
-        "finish_reason": _TEXT,
-        "choices": {"type": "array", "items": _ANY},
-    },
-}
-_TEMPLATE = (
-    "{{ inputs.model }}: {{ text | truncate: 160 }}"
-    "{% for call in tool_calls %} {{ call.name }}(…){% endfor %}{{ message | truncate: 160 }}"
-)
-
-CHAT = SpanType(
+_MORE = ("refusal", "choices")
+CHAT = model_type(
     "openai:chat",
-    title="OpenAI chat",
-    description="A chat completion.",
-    template=_TEMPLATE,
-    params_schema={
-        "type": "object",
-        "properties": {"model": _TEXT, "messages": _LIST, "tools": _LIST, "parameters": _ANY},
-    },
-    result_schema=_ANSWER,
-    data_risk=_RISK,
+    "OpenAI chat",
+    "A chat completion.",
+    {"model": TEXT, "messages": LIST, "tools": LIST, "parameters": ANY},
+    *_MORE,
 )
-COMPLETIONS = SpanType(
+COMPLETIONS = model_type(
     "openai:completions",
-    title="OpenAI completion",
-    description="A completion of a text, by the old interface.",
-    template=_TEMPLATE,
-    params_schema={"type": "object", "properties": {"model": _TEXT, "prompt": {}, "parameters": _ANY}},
-    result_schema=_ANSWER,
-    data_risk=_RISK,
+    "OpenAI completion",
+    "A completion of a text, by the old interface.",
+    {"model": TEXT, "prompt": {}, "parameters": ANY},
+    *_MORE,
 )
-RESPONSES = SpanType(
+RESPONSES = model_type(
     "openai:responses",
-    title="OpenAI response",
-    description="A response of the Responses API.",
-    template=_TEMPLATE,
-    params_schema={
-        "type": "object",
-        "properties": {
-            "model": _TEXT,
-            "instructions": {},
-            "input": {},
-            "tools": _LIST,
-            "parameters": _ANY,
-        },
-    },
-    result_schema=_ANSWER,
-    data_risk=_RISK,
+    "OpenAI response",
+    "A response of the Responses API.",
+    {"model": TEXT, "instructions": {}, "input": {}, "tools": LIST, "parameters": ANY},
+    *_MORE,
 )
-EMBEDDINGS = SpanType(
+EMBEDDINGS = embeddings_type(
     "openai:embeddings",
-    title="OpenAI embeddings",
-    description="Texts become vectors; recorded is how many, and of how many dimensions.",
-    template="{{ inputs.model }}: {{ count }} x {{ dimensions }}{{ message | truncate: 160 }}",
-    params_schema={"type": "object", "properties": {"model": _TEXT, "input": {}, "parameters": _ANY}},
-    result_schema={
-        "type": "object",
-        "properties": {"count": {"type": "integer"}, "dimensions": {"type": "integer"}},
-    },
-    data_risk=_RISK,
+    "OpenAI embeddings",
+    "Texts become vectors; recorded is how many, and of how many dimensions.",
+    {"model": TEXT, "input": {}, "parameters": ANY},
 )
 TYPES = (CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS)
 

@@ -20,7 +20,7 @@ import orjson
 
 from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._step_types import TEXT, step_type
+from prefactor_trace.integrations._span_types import TEXT, step_type
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
 from prefactor_trace.integrations._values import of_base64, present, some_dict, text, without_media
 from prefactor_trace.integrations.openai import ENDPOINTS, token_usage
@@ -36,8 +36,6 @@ MODULE = "agents.tracing"  # the name `agents` alone is also that of many progra
 
 # What the SDK keeps of an answer has the form that OpenAI's has.
 _Chat, _Response = ENDPOINTS["/chat/completions"].reader, ENDPOINTS["/responses"].reader
-
-_LIST = {"type": "array"}
 
 
 def _type(kind: str, title: str, description: str, template: str, **properties: Any) -> SpanType:
@@ -438,32 +436,39 @@ def _is_made_current() -> bool:
     return True
 
 
-def start(switch: Switch) -> Callable[[], None]:
-    """Add the processor; return what takes it away, when the last trace has ended that is open by then."""
+_SET_PROCESSORS = f"{MODULE}.provider:DefaultTraceProvider.set_processors"
+NEEDS = (f"{MODULE}:add_trace_processor", f"{MODULE}:TracingProcessor", _SET_PROCESSORS)
+
+
+def start(switch: Switch) -> Callable[[], bool]:
+    """Add the processor; return what takes it away, when the last trace has ended that is open by then.
+
+    What it returns says, as `Patch.undo` does, whether it could take the patch away, and may be called until it could.
+    """
     tracing = sys.modules[MODULE]
     if not hasattr(tracing, "add_trace_processor"):
         raise RuntimeError(f"{MODULE} is not the module of the Agents SDK")
     recorder = _Recorder(switch)
+    # `set_trace_processors` is how users stop the export to OpenAI; this one is not among those they have set.
+    patch = _patch.place(_SET_PROCESSORS, _keeping(recorder, switch))
     tracing.TracingProcessor.register(_Recorder)
     tracing.add_trace_processor(recorder)
-    # `set_trace_processors` is how users stop the export to OpenAI; this one is not among those they have set.
-    patch = _patch.place(f"{MODULE}.provider:DefaultTraceProvider.set_processors", _keeping(recorder))
 
-    def undo() -> None:
-        patch.undo()
+    def undo() -> bool:
         if recorder.is_idle():
             _remove(recorder)
         else:
             recorder.remove = functools.partial(_remove, recorder)
+        return patch.undo()
 
     return undo
 
 
-def _keeping(recorder: _Recorder) -> Callable[[Any], Any]:
+def _keeping(recorder: _Recorder, switch: Switch) -> Callable[[Any], Any]:
     def wrap(set_processors: Any) -> Any:
         @functools.wraps(set_processors)
         def wrapper(self: Any, processors: Iterable[Any]) -> Any:
-            return set_processors(self, [*processors, recorder])
+            return set_processors(self, [*processors, recorder] if switch.is_on else processors)
 
         return wrapper
 

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._step_types import TEXT, step_type
-from prefactor_trace.integrations._tap import Asked, Reply, open_call
+from prefactor_trace.integrations._span_types import TEXT, step_type
+from prefactor_trace.integrations._tap import Asked, Reply, Tap, open_call
 from prefactor_trace.integrations._values import count, counts, present, some_dict, some_list, text
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from prefactor_trace.integrations._tap import Call, Switch
 
 REQUIRES = "pydantic-ai-slim>=1.107,<3"
-MODULE = "pydantic_ai.agent"
 
 
 def _type(kind: str, title: str, description: str, template: str, **properties: Any) -> SpanType:
@@ -474,33 +472,12 @@ def _validated(function: Any, switch: Switch) -> Any:
 
 _TOOLS = "pydantic_ai.tool_manager:ToolManager"
 _GRAPH = "pydantic_ai._agent_graph"
-_PLACES: dict[str, Callable[[Any, Switch], Any]] = {
-    "pydantic_ai.agent:Agent.iter": _iter,
-    f"{_GRAPH}:ModelRequestNode.run": _request,
-    f"{_GRAPH}:ModelRequestNode.stream": _stream,
-    f"{_TOOLS}.execute_tool_call": _around(_tool_asked, _output_told),
-    f"{_TOOLS}.validate_output_tool_call": _validated,
-    f"{_TOOLS}.execute_output_tool_call": _around(_output_asked, _output_told),
-    f"{_GRAPH}:CallToolsNode._handle_text_response": _around(_text_asked, _text_told),
-}
-
-
-def _with(wrap: Callable[[Any, Switch], Any], switch: Switch) -> Callable[[Any], Any]:
-    return lambda function: wrap(function, switch)
-
-
-def start(switch: Switch) -> Callable[[], None]:
-    """Tap the SDK; return what takes the taps away."""
-    patches: list[_patch.Patch | _patch.Inside] = []
-
-    def undo() -> None:
-        for patch in reversed(patches):
-            patch.undo()
-
-    try:
-        for where, wrap in _PLACES.items():
-            patches.append(_patch.place(where, _with(wrap, switch)))
-    except (AttributeError, KeyError):
-        undo()
-        raise
-    return undo
+TAPS = (
+    Tap("pydantic_ai.agent:Agent.iter", wraps=_iter),
+    Tap(f"{_GRAPH}:ModelRequestNode.run", wraps=_request),
+    Tap(f"{_GRAPH}:ModelRequestNode.stream", wraps=_stream),
+    Tap(f"{_TOOLS}.execute_tool_call", wraps=_around(_tool_asked, _output_told)),
+    Tap(f"{_TOOLS}.validate_output_tool_call", wraps=_validated),
+    Tap(f"{_TOOLS}.execute_output_tool_call", wraps=_around(_output_asked, _output_told)),
+    Tap(f"{_GRAPH}:CallToolsNode._handle_text_response", wraps=_around(_text_asked, _text_told)),
+)

@@ -9,6 +9,7 @@ Pure; no request, no store, no clock.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
@@ -146,6 +147,13 @@ def duration(microseconds: int) -> str:
     if seconds < 86_400:
         return f"{seconds // 3_600} h {seconds % 3_600 // 60} m"
     return f"{seconds // 86_400} d {seconds % 86_400 // 3_600} h"
+
+
+def money(usd: float) -> str:
+    """Write an amount of US dollars as small as those of calls: `$12.30`, `$0.0012`, `$0.000034`."""
+    if usd == 0 or usd >= 0.00005:
+        return f"${usd:,.{2 if usd >= 0.99995 else 4}f}" if usd else "$0"
+    return f"${usd:.{1 - math.floor(math.log10(usd))}f}" if usd >= 1e-7 else "<$0.0000001"
 
 
 def _three_digits(number: float) -> str:

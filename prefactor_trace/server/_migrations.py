@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import orjson
+
+from prefactor_trace.server._usage import Usages, add_to_run, usage_of
+
 if TYPE_CHECKING:
     import sqlite3
 
@@ -128,8 +132,19 @@ CREATE INDEX agent_instances_by_status ON agent_instances (agent_id, status);
 CREATE INDEX agent_instances_by_activity ON agent_instances (agent_id, last_activity_span_at);
 """
 
-_STEPS = (_TABLES, _INDEXES)
+# What the calls of models in a run have used, in the words of `_usage.Usages`.
+_USAGE = """
+ALTER TABLE agent_instances ADD COLUMN calls INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE agent_instances ADD COLUMN prompt_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE agent_instances ADD COLUMN completion_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE agent_instances ADD COLUMN total_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE agent_instances ADD COLUMN priced_calls INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE agent_instances ADD COLUMN usd REAL NOT NULL DEFAULT 0;
+"""
+
+_STEPS = (_TABLES, _INDEXES, _USAGE)
 LATEST = len(_STEPS)
+_FIRST_WITH_USAGE = 3
 
 
 class NewerDatabaseError(RuntimeError):
@@ -142,14 +157,30 @@ def migrate(writer: sqlite3.Connection) -> None:
         "BEGIN EXCLUSIVE"
     )  # before reading the version: two processes may open a new file together
     try:
-        for step in _STEPS[_version(writer) :]:
+        version = _version(writer)
+        for step in _STEPS[version:]:
             for statement in step.split(";"):
                 writer.execute(statement)
+        if 0 < version < _FIRST_WITH_USAGE:
+            _count_usage(writer)
         writer.execute(f"PRAGMA user_version = {LATEST}")
     except BaseException:
         writer.execute("ROLLBACK")
         raise
     writer.execute("COMMIT")
+
+
+def _count_usage(writer: sqlite3.Connection) -> None:
+    """Count what the runs have used that are in the file already."""
+    used: dict[int, Usages] = {}
+    mention = '"token_usage":'  # most spans have none, and need not be read
+    told = writer.execute("SELECT instance, payload FROM agent_spans WHERE instr(payload, ?) > 0", (mention,))
+    for number, payload in told:
+        usage = usage_of(orjson.loads(payload))
+        if usage is not None:
+            used[number] = used.get(number, Usages()).plus(usage)
+    for number, usages in used.items():
+        add_to_run(writer, number, usages)
 
 
 def _version(connection: sqlite3.Connection) -> int:

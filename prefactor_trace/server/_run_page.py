@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefactor_trace.server._details import span_details
-from prefactor_trace.server._html import Content, Html, element, path, pretty_json, time_of
+from prefactor_trace.server._html import Content, Html, element, money, path, pretty_json, time_of
 from prefactor_trace.server._parts import (
     badge,
     fact_list,
@@ -25,6 +25,7 @@ from prefactor_trace.server._tree import RunView, span_table
 
 if TYPE_CHECKING:
     from prefactor_trace.server._fields import Json
+    from prefactor_trace.server._usage import Usages
 
 
 def run_content(view: RunView) -> Content:
@@ -75,7 +76,21 @@ def _run_facts(run: Json) -> Html:
         ("Instance ID", element("code", run["id"])),
         ("External ID", run.get("external_identifier")),
         ("Terminated because", run.get("termination_reason")),
+        *_usage_facts(run["usages"]),
     )
+
+
+def _usage_facts(usages: Usages) -> list[tuple[str, Content]]:
+    """Show what the run has used, whichever page of its spans is shown. Nothing if no call of a model tells it."""
+    if not usages.calls:
+        return []
+    kinds = f"{usages.prompt_tokens:,} prompt, {usages.completion_tokens:,} completion"
+    calls = f"{usages.calls:,} model call{'' if usages.calls == 1 else 's'}"
+    some = f" for {usages.priced_calls:,} of the calls" if usages.priced_calls < usages.calls else ""
+    return [
+        ("Tokens", f"{usages.total_tokens:,} ({kinds}) in {calls}"),
+        ("Cost", f"{money(usages.usd)}{some}" if usages.priced_calls else None),
+    ]
 
 
 def _qualities(run: Json) -> list[Html]:

@@ -29,6 +29,7 @@ from prefactor_trace.server._fields import (
     invalid,
 )
 from prefactor_trace.server._transaction import Listing, list_page
+from prefactor_trace.server._usage import usage_of
 
 if TYPE_CHECKING:
     from prefactor_trace.server._transaction import InstanceHead, Transaction
@@ -77,6 +78,9 @@ def _create_new(tx: Transaction, details: Json, key: str | None) -> Json:
     )
     tx.instance_of_span[span["id"]] = instance.number
     tx.note_activity(instance.number, span["started_at"])
+    usage = usage_of(details["payload"])
+    if usage is not None:
+        tx.note_usage(instance.number, usage)
     return _answer(tx, span, instance)
 
 

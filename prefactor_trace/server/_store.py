@@ -18,6 +18,7 @@ from prefactor_trace.server._fields import InvalidAction, Json, NotFound, Page, 
 from prefactor_trace.server._operations import OPERATIONS, Operation
 from prefactor_trace.server._resources import Account
 from prefactor_trace.server._transaction import Transaction
+from prefactor_trace.server._usage import Usages
 
 if TYPE_CHECKING:
     import sqlite3
@@ -107,7 +108,7 @@ class Store:
         """Return one instance.
 
         Extras: `agent_name`, `agent_version_identifier`, `agent_version_name`, `agent_schema_version_id`,
-        `environment_name`.
+        `environment_name`, `usages` (a `Usages`).
         """
         with self._database.reading() as reader:
             found = _resources.row(reader, f"{_resources.INSTANCES} WHERE i.id = ?", instance_id)
@@ -120,9 +121,9 @@ class Store:
                 "agent_schema_version_id",
                 "environment_name",
             )
-            return _resources.instance(reader, found, self.account.id) | {
-                name: found[name] for name in extras
-            }
+            usages = Usages(*(found[name] for name in Usages._fields))
+            extra_fields = {name: found[name] for name in extras} | {"usages": usages}
+            return _resources.instance(reader, found, self.account.id) | extra_fields
 
     def spans(self, instance_id: str, *, offset: int = 0, limit: int = 1000) -> tuple[list[Json], int]:
         """Return a page of an instance's spans by start, then arrival, and how many there are.

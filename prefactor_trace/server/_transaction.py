@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefactor_trace import _ids
 from prefactor_trace.server import _fields, _resources
 from prefactor_trace.server._fields import Json, NotFound, Order, invalid
+from prefactor_trace.server._usage import Usages, add_to_run
 
 if TYPE_CHECKING:
     import sqlite3
 
     from prefactor_trace.server._resources import Account, SpanType
+    from prefactor_trace.server._usage import Usage
 
 
 class InstanceHead(NamedTuple):
@@ -43,6 +45,7 @@ class Transaction:
         self.instance_of_span: dict[str, int] = {}
         self._instances: dict[str, InstanceHead] = {}
         self._last_activity: dict[int, str] = {}
+        self._used: dict[int, Usages] = {}
 
     def instance(self, instance_id: str) -> InstanceHead:
         """Look up the instance that a span belongs to."""
@@ -69,6 +72,10 @@ class Transaction:
         if at > self._last_activity.get(number, ""):
             self._last_activity[number] = at
 
+    def note_usage(self, number: int, usage: Usage) -> None:
+        """Remember that a span of this instance tells what a model has used; as with `note_activity`."""
+        self._used[number] = self._used.get(number, Usages()).plus(usage)
+
     def settle(self) -> None:
         """Write what was remembered, and forget what may change: called before an instance is read or changed."""
         self._instances.clear()
@@ -79,6 +86,9 @@ class Transaction:
                 (at, number),
             )
         self._last_activity.clear()
+        for number, usages in self._used.items():
+            add_to_run(self.connection, number, usages)
+        self._used.clear()
 
 
 def first(tx: Transaction, sql: str, *values: Any) -> Any:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefactor_trace.server._html import Html, cut, duration, element, moment
+from prefactor_trace.server._html import Content, Html, cut, duration, element, moment, money
 from prefactor_trace.server._parts import (
     NAME_LENGTH,
     Pages,
@@ -25,15 +25,25 @@ from prefactor_trace.server._parts import (
     span_name,
     status_class,
 )
+from prefactor_trace.server._usage import usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from prefactor_trace.server._fields import Json
 
+# What a word in a span type says about the kind of step; the first one decides.
 _KINDS = {
     "llm": "llm",
     "chat": "llm",
+    "completion": "llm",
+    "completions": "llm",
+    "embedding": "llm",
+    "embeddings": "llm",
+    "embed_content": "llm",
+    "generate_content": "llm",
+    "generation": "llm",
+    "responses": "llm",
     "tool": "tool",
     "agent": "agent",
     "subagent": "agent",
@@ -41,7 +51,9 @@ _KINDS = {
     "retriever": "retrieval",
     "retrieval": "retrieval",
     "search": "retrieval",
-}  # what a word in a span type says about the kind of step
+}
+# What its words would not say: `mail:messages` and `http:request` are calls of something else.
+_KINDS_OF_TYPES = {"anthropic:messages": "llm", "pydantic-ai:request": "llm", "mcp:resource": "retrieval"}
 
 _GUIDES = 12  # levels that are indented; deeper rows stand below each other and tell their level
 _GUIDE = element("span", class_="guide")
@@ -198,23 +210,24 @@ def _span_row(view: RunView, axis: _Axis, row: _Row) -> Html:
 
 
 def _name_cell(row: _Row, address: str) -> Html:
-    return element(
-        "td",
+    parts: Content = [
         [_GUIDE] * min(row.depth, _GUIDES),
         element("span", class_="twist"),
         row.depth > _GUIDES and muted(f"level {row.depth + 1} "),
         element("a", cut(span_name(row.span), NAME_LENGTH), href=address),
         _row_extras(row.span),
-        class_="name",
-    )
+    ]
+    return element("td", element("div", parts), class_="name")
 
 
 def _row_extras(span: Json) -> Iterator[Html]:
+    # Tokens and cost stand before what may be long: the summary and the name are cut before them.
+    usage = usage_of(dict_or_empty(span.get("payload")))
+    if usage is not None:
+        cost = "" if usage.usd is None else f" · {money(usage.usd)}"
+        yield element("span", f"{usage.total_tokens:,} tokens{cost}", class_="used")
     if summary := span.get("summary"):
         yield element("span", cut(summary, NAME_LENGTH), class_="summary")
-    tokens = dict_or_empty(dict_or_empty(span.get("payload")).get("token_usage")).get("total_tokens")
-    if isinstance(tokens, int):
-        yield element("span", f"{tokens:,} tokens", class_="tokens")
 
 
 def _bar(axis: _Axis, span: Json) -> Html | None:
@@ -238,4 +251,5 @@ def _bar(axis: _Axis, span: Json) -> Html | None:
 def _kind_of(span_type: str) -> str:
     """Read the kind of step from a span type such as `langchain:tool:search`, for its colour."""
     words = span_type.replace("-", ":").replace(".", ":").lower().split(":")
-    return next((_KINDS[word] for word in words if word in _KINDS), "step")
+    by_words = next((_KINDS[word] for word in words if word in _KINDS), "step")
+    return _KINDS_OF_TYPES.get(span_type, by_words)

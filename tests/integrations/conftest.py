@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import warnings
 
 import pytest
 
 import prefactor_trace as pt
+from prefactor_trace import _guard
 from prefactor_trace.testing import recording
 
 from . import others
 from .provider import Provider
+from .scripted import Scripted
+
+pytest.register_assert_rewrite(f"{__package__}.differential")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,6 +24,15 @@ def what_is_loaded_is_not_searched():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def no_leftovers():
+    """What an SDK leaves open is dropped here, where nobody minds."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +45,30 @@ def server():
 @pytest.fixture
 def provider(server):
     """A provider that has been asked nothing yet."""
-    server.requests.clear()
-    server.faults.clear()
-    server.release.clear()
-    server.released_first.clear()
+    server.forget()
     return server
+
+
+@pytest.fixture(scope="module")
+def scripted_server():
+    provider = Scripted()
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def scripted(scripted_server):
+    """A provider that has been asked nothing yet, and has nothing to say."""
+    scripted_server.forget()
+    return scripted_server
+
+
+@pytest.fixture
+def nothing_unread():
+    """At the end there is nothing that we could not read."""
+    failures = dict(_guard.errors)
+    yield
+    assert dict(_guard.errors) == failures
 
 
 @pytest.fixture(scope="session")

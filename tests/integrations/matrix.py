@@ -21,7 +21,13 @@ TOOLS = ["pytest", "hypothesis", "trio", "jsonschema", "opentelemetry-sdk"]
 # What the tests of an SDK need besides it, of whatever version fits.
 COMPANIONS = {
     "langchain": ["langchain", "langchain-openai", "langgraph", "numpy"],
+    "litellm": ["mcp"],  # imported for calls with tools, and not among its requirements
     "pydantic_ai": ["openai"],
+}
+# What the oldest version of an SDK does not go with any more, though it does not say so.
+OF_ITS_TIME = {
+    "langchain": ["langgraph-checkpoint<4", "langgraph-prebuilt<1.0.2"],
+    "mcp": ["pydantic<2.12"],
 }
 
 
@@ -56,7 +62,8 @@ def environment(name, age, requirement):
         if uv
         else [str(python), "-m", "pip", "install", "-qq"]
     )
-    wanted = ["-e", f"{ROOT}[local,cost]", *TOOLS, *COMPANIONS.get(name, ()), requirement]
+    companions = [*COMPANIONS.get(name, ()), *(OF_ITS_TIME.get(name, ()) if age == "oldest" else ())]
+    wanted = ["-e", f"{ROOT}[local,cost]", *TOOLS, *companions, requirement]
     subprocess.run([*install, "--upgrade", *wanted], check=True)
     return python
 

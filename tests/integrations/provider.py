@@ -68,6 +68,13 @@ class Provider:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
+    def forget(self):
+        """Be as one that has been asked nothing yet."""
+        self.requests.clear()
+        self.faults.clear()
+        self.release.clear()
+        self.released_first.clear()
+
     def close(self):
         self.release.set()
         self._server.shutdown()

@@ -9,6 +9,7 @@ import pytest
 
 import prefactor_trace as pt
 
+from .differential import asked, is_raised, same
 from .provider import MESSAGE_USAGE
 
 anthropic = pytest.importorskip("anthropic")
@@ -129,23 +130,14 @@ def outcome(program, provider, faults=()):
             result = exact(program(client))
         except Exception as error:
             result = (type(error), str(error), error.args, getattr(error, "status_code", None))
-    asked = [
-        (path, {name.lower(): value for name, value in headers.items() if name.lower() not in UNIQUE}, body)
-        for path, headers, body in provider.requests
-    ]
-    return result, asked
+    return result, asked(provider, *UNIQUE)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_is_the_same(name, provider, recorded):
     """Types, values, events, helpers, headers and the bytes of the request: nothing differs; there is one span."""
-    bare = outcome(PROGRAMS[name], provider)
+    same(lambda: outcome(PROGRAMS[name], provider), "anthropic")
 
-    pt.instrument("anthropic")
-    with pt.instance():
-        traced = outcome(PROGRAMS[name], provider)
-
-    assert bare == traced
     (span,) = recorded.spans
     assert (span.type, span.status) == ("anthropic:messages", "complete")
     assert span.result is not None or name == "left early"  # after the first event nothing was said yet
@@ -156,18 +148,10 @@ def test_a_program_is_the_same(name, provider, recorded):
 @pytest.mark.parametrize("name", ["message", "stream", "helper"])
 def test_a_fault_is_the_same(name, fault, provider, recorded):
     """Whatever goes wrong at the provider, the user meets exactly the same."""
-    bare = outcome(PROGRAMS[name], provider, FAULTS[fault])
+    result, _ = same(lambda: outcome(PROGRAMS[name], provider, FAULTS[fault]), "anthropic")
 
-    pt.instrument("anthropic")
-    with pt.instance():
-        traced = outcome(PROGRAMS[name], provider, FAULTS[fault])
-
-    assert bare == traced
     (span,) = recorded.spans
-    is_raised = (
-        isinstance(bare[0], tuple) and isinstance(bare[0][0], type) and issubclass(bare[0][0], Exception)
-    )
-    if is_raised and name != "helper":  # which also raises over an answer that is whole
+    if is_raised(result) and name != "helper":  # which also raises over an answer that is whole
         assert span.status == "failed"
 
 
@@ -206,13 +190,8 @@ async def async_outcome(name, provider, faults=()):
 @pytest.mark.parametrize("name", ["message", "stream", "helper", "streaming", "left early"])
 def test_an_async_program_is_the_same(name, fault, provider, recorded):
     """The same for the asynchronous client."""
-    bare = asyncio.run(async_outcome(name, provider, fault))
+    same(lambda: asyncio.run(async_outcome(name, provider, fault)), "anthropic")
 
-    pt.instrument("anthropic")
-    with pt.instance():
-        traced = asyncio.run(async_outcome(name, provider, fault))
-
-    assert bare == traced
     assert len(recorded.spans) == 1
 
 

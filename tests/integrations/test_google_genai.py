@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import ssl
-import warnings
 
 import pytest
 
 import prefactor_trace as pt
 
+from .differential import is_raised, same
 from .gemini import PICTURE, USAGE
 from .others import MOCK_FAULTS
 
@@ -20,7 +20,10 @@ pydantic = pytest.importorskip("pydantic")
 from google.genai import types  # noqa: E402 - after the skip
 
 # Some versions name their HTTP library's deprecated parts as they are imported or closed; none of it is ours.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("no_leftovers"),
+]
 
 MODEL = "gemini-2.5-flash"
 KEY = "a-very-secret-key"
@@ -38,15 +41,6 @@ TOKENS = {
 }
 CALL = {"id": "call-1", "name": "weather", "arguments": {"city": "Paris"}}
 TOOL = types.Tool(function_declarations=[{"name": "weather", "parameters": {"type": "OBJECT"}}])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_leftovers():
-    """What the SDK leaves open is dropped here, where nobody minds."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
 
 
 class City(pydantic.BaseModel):
@@ -171,16 +165,16 @@ def outcome(program, provider, faults=(), client_of=client_of):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_is_the_same(name, kind, provider, recorded):
     """Types, values, chunks, headers and the bytes of the requests: nothing differs; each request is a span."""
-    bare = outcome(PROGRAMS[name], provider, client_of=kind)
-    assert not isinstance(bare[0], tuple) or not issubclass(bare[0][0], Exception), bare
 
-    pt.instrument("google_genai")
-    with pt.instance():
-        traced = outcome(PROGRAMS[name], provider, client_of=kind)
+    def program():
+        found = outcome(PROGRAMS[name], provider, client_of=kind)
         gc.collect()
+        return found
 
-    assert bare == traced
-    assert len(recorded.spans) == SPANS.get(name, 1) == len(traced[1])
+    result, requests = same(program, "google_genai")
+
+    assert not is_raised(result), result
+    assert len(recorded.spans) == SPANS.get(name, 1) == len(requests)
     for span in recorded.spans:
         assert (span.status, span.result is not None) == ("complete", True)
         assert KEY not in repr(span)
@@ -190,16 +184,9 @@ def test_a_program_is_the_same(name, kind, provider, recorded):
 @pytest.mark.parametrize("name", ["content", "stream", "functions", "embeddings"])
 def test_a_fault_is_the_same(name, fault, provider, recorded):
     """Whatever goes wrong at the provider, the user meets exactly the same."""
-    bare = outcome(PROGRAMS[name], provider, FAULTS[fault])
+    result, _ = same(lambda: outcome(PROGRAMS[name], provider, FAULTS[fault]), "google_genai")
 
-    pt.instrument("google_genai")
-    with pt.instance():
-        traced = outcome(PROGRAMS[name], provider, FAULTS[fault])
-
-    assert bare == traced
-    span = recorded.spans[-1]
-    is_raised = isinstance(bare[0], tuple) and issubclass(bare[0][0], Exception)
-    assert (span.status == "failed") is is_raised
+    assert (recorded.spans[-1].status == "failed") is is_raised(result)
 
 
 async def async_programs(client, name):
@@ -242,14 +229,9 @@ async def async_outcome(name, provider, faults=()):
 @pytest.mark.parametrize("name", ["content", "stream", "functions", "chat", "embeddings", "left early"])
 def test_an_async_program_is_the_same(name, fault, provider, recorded):
     """The same for the asynchronous client, by whichever HTTP library it goes."""
-    bare = asyncio.run(async_outcome(name, provider, fault))
+    _, requests = same(lambda: asyncio.run(async_outcome(name, provider, fault)), "google_genai")
 
-    pt.instrument("google_genai")
-    with pt.instance():
-        traced = asyncio.run(async_outcome(name, provider, fault))
-
-    assert bare == traced
-    assert len(recorded.spans) == (len(traced[1]) or 1)
+    assert len(recorded.spans) == (len(requests) or 1)
 
 
 @pytest.mark.parametrize("fault", MOCK_FAULTS)
@@ -266,18 +248,14 @@ def test_a_server_of_others_is_served_the_same(fault, llmock, recorded):
         except Exception as error:
             return type(error), str(error)
 
-    bare = program()
-    pt.instrument("google_genai")
-    with pt.instance():
-        assert program() == bare
+    result = same(program, "google_genai")
 
-    is_raised = isinstance(bare, tuple)
-    assert (recorded.spans[-1].status == "failed") is is_raised
+    assert (recorded.spans[-1].status == "failed") is is_raised(result)
     if fault is None:
         whole, stream = recorded.spans
         assert whole.result == stream.result
         assert whole.token_usage == stream.token_usage
-        assert whole.token_usage["total_tokens"] == bare[0][1]["usage_metadata"]["total_token_count"]
+        assert whole.token_usage["total_tokens"] == result[0][1]["usage_metadata"]["total_token_count"]
 
 
 # -- what is recorded --------------------------------------------------------------------------------------

@@ -494,17 +494,14 @@ def test_a_subgraph_and_commands(run):
 
 
 def test_sends(run):
+    """Each is a step of its own; which of them is the first to begin is up to their threads."""
     builder = StateGraph(State)
     builder.add_node("work", lambda state: {"said": [state["item"]]})
     builder.add_conditional_edges(
         START, lambda state: [Send("work", {"item": n}) for n in range(3)], ["work"]
     )
     assert builder.compile().invoke({"said": []}) == {"said": [0, 1, 2]}
-    assert [each.payload for each in run.spans if each.name == "work"] == [
-        {"item": 0},
-        {"item": 1},
-        {"item": 2},
-    ]
+    assert sorted(each.payload["item"] for each in run.spans if each.name == "work") == [0, 1, 2]
 
 
 def test_retrieval(provider, run_with_sdk):

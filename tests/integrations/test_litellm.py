@@ -12,6 +12,7 @@ import pytest
 
 import prefactor_trace as pt
 
+from .differential import asked, is_raised, same
 from .others import MOCK_FAULTS
 
 # It would fetch a list of prices as it is imported, and prints advice at errors: nothing leaves the machine here.
@@ -27,7 +28,7 @@ litellm.disable_aiohttp_transport = True  # which leaves connections open, and s
 from litellm import acompletion, completion  # noqa: E402 - after the skip, and before `instrument`
 
 # It warns of its own answers as it serialises them, and its logging in the background outlives the event loop.
-pytestmark = [
+pytestmark = [pytest.mark.usefixtures("no_leftovers")] + [
     pytest.mark.filterwarnings(f"ignore::{kind}")
     for kind in (
         "UserWarning",
@@ -54,15 +55,6 @@ TOKENS = {
     "reasoning_tokens": 2,
 }
 CLAUDES_TOTAL = 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_leftovers():
-    """What the SDK leaves open is dropped here, where nobody minds."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
 
 
 def ask(provider, model=OPENAI, **more):
@@ -148,28 +140,15 @@ def outcome(program, provider, faults=()):
         result = exact(program(provider))
     except Exception as error:
         result = (type(error), str(error), getattr(error, "status_code", None))
-    asked = [
-        (
-            path,
-            {name.lower(): value for name, value in headers.items() if name.lower() != "traceparent"},
-            body,
-        )
-        for path, headers, body in provider.requests
-    ]
-    return result, asked
+    return result, asked(provider, "traceparent")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_is_the_same(name, provider, recorded):
     """Types, values, chunks, headers and the bytes of the requests: nothing differs; there is one span of ours."""
-    bare = outcome(PROGRAMS[name], provider)
-    assert not isinstance(bare[0], tuple) or not issubclass(bare[0][0], Exception), bare
+    result, _ = same(lambda: outcome(PROGRAMS[name], provider), "litellm")
 
-    pt.instrument("litellm")
-    with pt.instance():
-        traced = outcome(PROGRAMS[name], provider)
-
-    assert bare == traced
+    assert not is_raised(result), result
     (span,) = recorded.spans
     assert span.status == "complete"
     assert span.result is not None
@@ -181,16 +160,10 @@ def test_a_program_is_the_same(name, provider, recorded):
 @pytest.mark.parametrize("name", ["chat", "stream", "claude's stream"])
 def test_a_fault_is_the_same(name, fault, provider, recorded):
     """Whatever goes wrong at the provider, the user meets exactly the same."""
-    bare = outcome(PROGRAMS[name], provider, FAULTS[fault])
+    result, _ = same(lambda: outcome(PROGRAMS[name], provider, FAULTS[fault]), "litellm", "openai")
 
-    pt.instrument("litellm", "openai")
-    with pt.instance():
-        traced = outcome(PROGRAMS[name], provider, FAULTS[fault])
-
-    assert bare == traced
     span = recorded.spans[0]
-    is_raised = isinstance(bare[0], tuple) and issubclass(bare[0][0], Exception)
-    assert (span.type, span.status == "failed") == ("litellm:chat", is_raised)
+    assert (span.type, span.status == "failed") == ("litellm:chat", is_raised(result))
 
 
 async def awaited(program, provider):
@@ -214,12 +187,8 @@ def test_an_async_program_is_the_same(name, fault, loop, provider, recorded):
     def program(provider):
         return loop.run_until_complete(awaited(ASYNC[name], provider))
 
-    bare = outcome(program, provider, fault * 4)
-    pt.instrument("litellm")
-    with pt.instance():
-        traced = outcome(program, provider, fault * 4)
+    same(lambda: outcome(program, provider, fault * 4), "litellm")
 
-    assert bare == traced
     (span,) = recorded.spans
     assert span.status == ("failed" if fault else "complete")
 
@@ -241,18 +210,17 @@ def test_a_server_of_others_is_served_the_same(model, api, fault, llmock, record
         except Exception as error:
             return type(error), str(error)
 
-    bare = program()
-    pt.instrument("litellm", "openai")
-    with pt.instance():
-        assert program() == bare
+    result = same(program, "litellm", "openai")
 
     ours = [span for span in recorded.spans if span.type == "litellm:chat"]
-    assert (ours[-1].status == "failed") is isinstance(bare, tuple)
+    assert (ours[-1].status == "failed") is is_raised(result)
     if fault is None:
         counted = [span.token_usage for span in recorded.spans if span.token_usage]
         assert len(counted) == 2
         assert (
-            counted[0]["total_tokens"] == counted[1]["total_tokens"] == bare[0][1]["usage"]["total_tokens"][1]
+            counted[0]["total_tokens"]
+            == counted[1]["total_tokens"]
+            == result[0][1]["usage"]["total_tokens"][1]
         )
 
 

@@ -261,7 +261,7 @@ def test_what_cannot_be_read_is_still_returned(recorded, monkeypatch):
     """An answer of another shape reaches the user; it is the record that knows less."""
     from prefactor_trace import _guard
     from prefactor_trace.integrations._tap import Switch, tapped
-    from prefactor_trace.integrations.mcp import _TAPS
+    from prefactor_trace.integrations.mcp import TAPS
 
     failures = []
 
@@ -272,7 +272,7 @@ def test_what_cannot_be_read_is_still_returned(recorded, monkeypatch):
         pass
 
     monkeypatch.setattr(_guard, "failed", failures.append)
-    odd = tapped(call_tool, _TAPS[0], Switch("mcp"))
+    odd = tapped(call_tool, TAPS[0], Switch("mcp"))
     with pt.instance():
         assert asyncio.run(odd(Session(), "x")) == 3
 

@@ -16,6 +16,7 @@ import pytest
 
 import prefactor_trace as pt
 
+from .differential import asked, is_raised, same
 from .provider import CHAT_USAGE, RESPONSE_USAGE
 
 openai = pytest.importorskip("openai")
@@ -166,11 +167,7 @@ def outcome(program, provider, faults=()):
         except Exception as error:
             cause = type(error.__cause__)
             result = (type(error), str(error), error.args, getattr(error, "status_code", None), cause)
-    asked = [
-        (path, {name.lower(): value for name, value in headers.items() if name.lower() not in UNIQUE}, body)
-        for path, headers, body in provider.requests
-    ]
-    return result, asked
+    return result, asked(provider, *UNIQUE)
 
 
 UNIQUE = ("idempotency-key", "x-stainless-read-timeout")
@@ -179,13 +176,8 @@ UNIQUE = ("idempotency-key", "x-stainless-read-timeout")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_is_the_same(name, provider, recorded):
     """Types, values, chunks, helpers, headers and the bytes of the request: nothing differs, and there is one span."""
-    bare = outcome(PROGRAMS[name], provider)
+    same(lambda: outcome(PROGRAMS[name], provider), "openai")
 
-    pt.instrument("openai")
-    with pt.instance():
-        traced = outcome(PROGRAMS[name], provider)
-
-    assert bare == traced
     (span,) = recorded.spans
     assert span.status == "complete"
     assert span.result is not None
@@ -196,18 +188,10 @@ def test_a_program_is_the_same(name, provider, recorded):
 @pytest.mark.parametrize("name", ["chat", "stream", "tools", "helper", "response stream", "streaming lines"])
 def test_a_fault_is_the_same(name, fault, provider, recorded):
     """Whatever goes wrong at the provider, the user meets exactly the same."""
-    bare = outcome(PROGRAMS[name], provider, FAULTS[fault])
+    result, _ = same(lambda: outcome(PROGRAMS[name], provider, FAULTS[fault]), "openai")
 
-    pt.instrument("openai")
-    with pt.instance():
-        traced = outcome(PROGRAMS[name], provider, FAULTS[fault])
-
-    assert bare == traced
     (span,) = recorded.spans
-    is_raised = (
-        isinstance(bare[0], tuple) and isinstance(bare[0][0], type) and issubclass(bare[0][0], Exception)
-    )
-    if is_raised and name != "helper":  # which also raises over an answer that is whole
+    if is_raised(result) and name != "helper":  # which also raises over an answer that is whole
         assert span.status == "failed"
 
 
@@ -253,13 +237,8 @@ async def async_outcome(name, provider, faults=()):
 )
 def test_an_async_program_is_the_same(name, fault, provider, recorded):
     """The same for the asynchronous client."""
-    bare = asyncio.run(async_outcome(name, provider, fault))
+    same(lambda: asyncio.run(async_outcome(name, provider, fault)), "openai")
 
-    pt.instrument("openai")
-    with pt.instance():
-        traced = asyncio.run(async_outcome(name, provider, fault))
-
-    assert bare == traced
     assert len(recorded.spans) == 1
 
 

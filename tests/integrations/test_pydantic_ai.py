@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import re
+import sys
 
 import pytest
 
 import prefactor_trace as pt
 from prefactor_trace import _guard
 
-from .scripted import Scripted
+from .differential import same
+from .scripted import Bench
 
 ai = pytest.importorskip("pydantic_ai")
 openai = pytest.importorskip("openai")
@@ -21,27 +22,12 @@ from pydantic_ai.models.function import FunctionModel  # noqa: E402 - not withou
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel  # noqa: E402
 from pydantic_ai.providers.openai import OpenAIProvider  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("nothing_unread")
+
 MODEL = "gpt-4o"
 PARIS = json.dumps({"city": "Paris"})
 WEATHER = ("get_weather", PARIS)
 FINAL = ("final_result", PARIS)
-
-
-@pytest.fixture(scope="module")
-def scripted():
-    provider = Scripted()
-    yield provider
-    provider.close()
-
-
-@pytest.fixture(autouse=True)
-def clean(scripted):
-    failures = dict(_guard.errors)
-    scripted.turns, scripted.requests[:] = [], []
-    scripted.release.clear()
-    scripted.released_first.clear()
-    yield
-    assert dict(_guard.errors) == failures
 
 
 @pt.span
@@ -53,30 +39,18 @@ class City(pydantic.BaseModel):
     city: str
 
 
-class Bench:
-    """What the programs share: a provider, and agents at it."""
+class Programs(Bench):
+    """Each asks agents of this SDK."""
 
-    def __init__(self, provider, api="chat"):
-        self.provider, self.api = provider, api
-        self.clients = []
+    parts = ("model", "agent")
 
     def model(self):
-        client = openai.AsyncOpenAI(base_url=f"{self.provider.url}/v1", api_key="sk-secret", max_retries=0)
-        self.clients.append(client)
         kind = OpenAIChatModel if self.api == "chat" else OpenAIResponsesModel
-        return kind(MODEL, provider=OpenAIProvider(openai_client=client))
+        return kind(MODEL, provider=OpenAIProvider(openai_client=self.client()))
 
     def agent(self, turns, tools=(), **options):
         self.provider.turns = list(turns)
         return ai.Agent(self.model(), name="helper", tools=list(tools), **options)
-
-    async def _closing(self, coroutine):
-        try:
-            return await coroutine
-        finally:
-            for client in self.clients:
-                await client.close()
-            self.clients = []
 
     async def hello(self):
         return (await self.agent(["It is fine."]).run("hello")).output
@@ -194,12 +168,8 @@ def always(city: str) -> str:
 
 
 always.__name__ = "picky"
-PROGRAMS = [name for name in vars(Bench) if not name.startswith("_") and name not in ("model", "agent")]
+PROGRAMS = Programs.programs()
 IN_BOTH = ("hello", "tool", "stream_text", "by_hand_streamed")
-
-
-def run(bench, coroutine):
-    return asyncio.run(bench._closing(coroutine))
 
 
 @pytest.fixture
@@ -212,35 +182,14 @@ def loop():
     found.close()
 
 
-def plain(value):
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    return value if not dataclasses.is_dataclass(value) else type(value)
-
-
-def outcome(bench, name):
-    bench.provider.requests.clear()
-    try:
-        result = plain(run(bench, getattr(bench, name)()))
-    except Exception as error:
-        result = type(error), str(error), type(error.__cause__)
-    bodies = [re.sub(r"pyd_ai_\w+", "ID", body.decode()) for _, _, body in bench.provider.requests]
-    return result, bodies
-
-
 @pytest.mark.parametrize(
     ("name", "api"), [(name, "chat") for name in PROGRAMS] + [(name, "responses") for name in IN_BOTH]
 )
 def test_a_program_is_the_same(name, api, scripted, recorded):
     """Results, messages, events, exceptions and requests; one tree; tokens once, and as many as the provider says."""
-    bench = Bench(scripted, api)
-    bare = outcome(bench, name)
+    bench = Programs(scripted, api)
+    same(lambda: bench.outcome(name), "pydantic_ai", "openai")
 
-    pt.instrument("pydantic_ai", "openai")
-    with pt.instance():
-        traced = outcome(bench, name)
-
-    assert traced == bare
     tree = recorded.tree()
     assert len([line for line in tree.splitlines() if not line.startswith(" ")]) == 1, tree
     assert {span.type for span in recorded.spans if span.token_usage} <= {
@@ -254,10 +203,10 @@ def test_a_program_is_the_same(name, api, scripted, recorded):
 
 
 def traced(recorded, scripted, program, api="chat", names=("pydantic_ai", "openai")):
-    bench = Bench(scripted, api)
+    bench = Programs(scripted, api)
     pt.instrument(*names)
     with pt.instance():
-        run(bench, getattr(bench, program)())
+        bench.run(program)
     return recorded.tree()
 
 
@@ -322,10 +271,10 @@ def test_outputs_that_are_checked_are_told(scripted, recorded):
 
 def test_a_tool_that_raises_fails_the_run(scripted, recorded):
     """The same exception on each level."""
-    bench = Bench(scripted)
+    bench = Programs(scripted)
     pt.instrument("pydantic_ai")
     with pt.instance(), pytest.raises(ValueError, match="no station"):
-        run(bench, bench.tool_fails())
+        bench.run("tool_fails")
 
     failed = [span for span in recorded.spans if span.status == "failed"]
     assert [span.name for span in failed] == ["agent helper", "tool broken"]
@@ -382,7 +331,7 @@ def test_sync_runs_are_recorded(loop, recorded):
 
 def test_a_cancelled_run_is_cancelled(scripted, recorded):
     """On each level."""
-    bench = Bench(scripted)
+    bench = Programs(scripted)
 
     async def program():
         agent = bench.agent([{"hold": "It is fine."}])
@@ -401,7 +350,7 @@ def test_a_cancelled_run_is_cancelled(scripted, recorded):
 
     pt.instrument("pydantic_ai", "openai")
     with pt.instance():
-        run(bench, program())
+        bench.finish(program())
 
     assert {span.status for span in recorded.spans} == {"cancelled"}
     assert len(recorded.spans) == 3
@@ -446,14 +395,12 @@ def test_an_agent_learns_its_name_as_ever(loop, recorded):
 
 def test_uninstrument_restores_the_methods(recorded):
     """Every one is the very same again."""
-    from prefactor_trace.integrations.pydantic_ai import _PLACES
+    from prefactor_trace.integrations.pydantic_ai import TAPS
 
     def functions():
-        import sys
-
         found = []
-        for where in _PLACES:
-            module, _, path = where.partition(":")
+        for tap in TAPS:
+            module, _, path = tap.where.partition(":")
             owner, name = path.split(".")
             found.append(vars(getattr(sys.modules[module], owner))[name])
         return found
@@ -463,6 +410,29 @@ def test_uninstrument_restores_the_methods(recorded):
     assert not any(new is old for new, old in zip(functions(), before, strict=True))
     pt.uninstrument()
     assert all(new is old for new, old in zip(functions(), before, strict=True))
+
+
+@pytest.mark.parametrize("at", range(7))
+def test_a_tap_of_others_over_ours_stays(recorded, at):
+    """Ours goes when theirs is gone, and does nothing until then."""
+    from prefactor_trace.integrations.pydantic_ai import TAPS
+
+    module, _, path = TAPS[at].where.partition(":")
+    owner_name, name = path.split(".")
+    owner = getattr(sys.modules[module], owner_name)
+    original = vars(owner)[name]
+    pt.instrument("pydantic_ai")
+    ours = vars(owner)[name]
+
+    def theirs(*args, **kwargs):
+        return ours(*args, **kwargs)
+
+    setattr(owner, name, theirs)
+    pt.uninstrument()
+    assert vars(owner)[name] is theirs
+    setattr(owner, name, ours)
+    pt.uninstrument()
+    assert vars(owner)[name] is original
 
 
 def test_what_cannot_be_read_does_no_harm(scripted, recorded, monkeypatch):
@@ -476,11 +446,8 @@ def test_what_cannot_be_read_does_no_harm(scripted, recorded, monkeypatch):
     monkeypatch.setattr(_guard, "failed", failures.append)
     monkeypatch.setattr(pydantic_ai, "_request_ends", unread)
     monkeypatch.setattr(pydantic_ai, "_run_told", unread)
-    bench = Bench(scripted)
-    bare = outcome(bench, "stream_tool")
-    pt.instrument("pydantic_ai")
-    with pt.instance():
-        assert outcome(bench, "stream_tool") == bare
+    bench = Programs(scripted)
+    same(lambda: bench.outcome("stream_tool"), "pydantic_ai")
 
     assert recorded.tree().splitlines()[:2] == ["agent helper complete", "  request gpt-4o complete"]
     assert failures == ["read an answer of pydantic_ai"] * 3
@@ -488,10 +455,10 @@ def test_what_cannot_be_read_does_no_harm(scripted, recorded, monkeypatch):
 
 def test_a_terminated_run_comes_to_an_end(scripted, recorded):
     """Before the model is asked."""
-    bench = Bench(scripted)
+    bench = Programs(scripted)
     pt.instrument("pydantic_ai")
     with pytest.raises(pt.InstanceTerminated), pt.instance() as instance:
         instance.heard_terminated("too dear")
-        run(bench, bench.hello())
+        bench.run("hello")
 
     assert scripted.requests == []

@@ -15,6 +15,7 @@ from prefactor_trace import _local
 from prefactor_trace.server import LocalPlatform, NewerDatabaseError, _migrations
 from prefactor_trace.server._database import Database
 from prefactor_trace.server._store import Store
+from prefactor_trace.server._usage import Usages
 
 
 @pytest.fixture
@@ -77,11 +78,17 @@ class TestKill:
 
 class TestMigrations:
     def test_older_file(self, db, speak):
-        """A file of an earlier version is brought up to date, with everything in it."""
+        """A file of an earlier version is brought up to date, with everything in it, counted as if it came now."""
+        used = {"token_usage": {"prompt_tokens": 5, "total_tokens": 7}, "metadata": {"cost": {"usd": 0.25}}}
         with LocalPlatform(db) as platform, speak(platform) as api:
-            run = api.run()
+            run, other = api.run(), api.run()
             span = api.span(run)["details"]
+            for payload in (used, used, {"token_usage": {"note": "none"}}, {"inputs": {"token_usage": {}}}):
+                api.span(run, payload=payload)
+            before = [platform.store.instance(each)["usages"] for each in (run, other)]
         with contextlib.closing(sqlite3.connect(db)) as file:
+            for column in Usages._fields:
+                file.execute(f"ALTER TABLE agent_instances DROP COLUMN {column}")
             for (name,) in file.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
             ).fetchall():
@@ -90,6 +97,8 @@ class TestMigrations:
         with LocalPlatform(db) as platform, speak(platform) as api:
             assert api.get(f"agent_spans/{span['id']}")["details"] == span
             assert api.span(run)["details"]["account_id"] == span["account_id"]
+            assert [platform.store.instance(each)["usages"] for each in (run, other)] == before
+            assert before == [Usages(2, 10, 0, 14, 2, 0.5), Usages()]
         with contextlib.closing(sqlite3.connect(db)) as file:
             assert file.execute("PRAGMA user_version").fetchone() == (_migrations.LATEST,)
             assert file.execute("SELECT 1 FROM sqlite_master WHERE name = 'agent_spans_in_time'").fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -16,7 +17,7 @@ import httpx
 import pytest
 from patience import within
 
-from prefactor_trace import _ids
+from prefactor_trace import _ids, integrations
 from prefactor_trace.server import LocalPlatform, _html, _tree, _viewer
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -260,6 +261,7 @@ class World:
         agent: str = "support-bot",
         version: str = "1.4.0",
         qualities: tuple[str, ...] = (),
+        template: str = "",
         **fields: Any,
     ) -> str:
         answer = self.post(
@@ -267,7 +269,7 @@ class World:
             agent_version={"external_identifier": version, "name": agent},
             agent_schema_version={
                 "external_identifier": "s1",
-                "span_type_schemas": [{"name": "step", "params_schema": {}}],
+                "span_type_schemas": [{"name": "step", "params_schema": {}, "template": template}],
                 "quality_schemas": [{"name": name, "schema": {}} for name in qualities],
             },
             **fields,
@@ -527,17 +529,145 @@ def test_spans_stand_below_their_parents_in_order_of_start(world):
 
 
 def test_a_row_tells_what_ran(world):
-    """Name, span type, status and duration; tokens if there were any."""
+    """Name, span type, status and duration; tokens if there were any, and what they cost if that is known."""
     run = world.start()
     world.span(
         run, "gpt-4.1", payload={"token_usage": {"total_tokens": 1643}}, schema_name="openai:llm", lasts=12
     )
+    world.span(run, "gpt-4.1", payload=used(1_000, 643, usd=0.00124))
     world.span(run, schema_name="tool:search", status="failed")
     world.span(run, "   ", schema_name="blank")
     rows = world.get(f"/instances/{run}").rows()
     assert rows[0][:4] == ["gpt-4.11,643 tokens", "openai:llm", "complete", "12.0 ms"]
-    assert rows[1][:4] == ["tool:search", "tool:search", "failed", "5.00 ms"]
-    assert rows[2][0] == "blank"
+    assert rows[1][0] == "gpt-4.11,643 tokens · $0.0012"
+    assert rows[2][:4] == ["tool:search", "tool:search", "failed", "5.00 ms"]
+    assert rows[3][0] == "blank"
+
+
+def used(prompt: int, completion: int, usd: float | None = None) -> dict[str, Any]:
+    """What our integrations write into the payload of a call of a model."""
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {"token_usage": usage} | ({} if usd is None else {"metadata": {"cost": {"usd": usd}}})
+
+
+def test_tokens_and_cost_stand_before_a_long_line(world):
+    """A row is cut at its end, so what must be seen stands before it."""
+    run = world.start(template="{{ inputs.text }}")
+    world.span(run, "gpt-4.1", payload={"inputs": {"text": "long " * 100}} | used(1, 2, usd=1.5))
+    (row,) = world.get(f"/instances/{run}").rows()
+    assert row[0].startswith("gpt-4.13 tokens · $1.50long long")
+
+
+def test_the_header_adds_up_what_models_have_used(world):
+    """Tokens and cost of all calls that tell them; nothing where none does."""
+    run = world.start()
+    world.span(run, "agent")
+    assert {"Tokens", "Cost"}.isdisjoint(world.get(f"/instances/{run}").facts())
+    world.span(run, "gpt-4.1", payload=used(1_200, 43, usd=0.0012))
+    facts = world.get(f"/instances/{run}").facts()
+    assert facts["Tokens"] == "1,243 (1,200 prompt, 43 completion) in 1 model call"
+    assert facts["Cost"] == "$0.0012"
+    world.span(run, "own model", payload=used(100, 0))
+    world.span(run, "still open", status="active", payload=used(1, 1))
+    facts = world.get(f"/instances/{run}").facts()
+    assert facts["Tokens"] == "1,345 (1,301 prompt, 44 completion) in 3 model calls"
+    assert facts["Cost"] == "$0.0012 for 1 of the calls"
+
+
+@pytest.mark.parametrize("value", [None, "7", -1, 10**12, 10**30, 1.5, True, [7], {"n": 7}])
+def test_a_count_that_is_none_is_not_added(world, value):
+    """A payload may be anything; the totals stay right, and the run stays readable."""
+    run = world.start()
+    world.span(run, "odd", payload={"token_usage": {"total_tokens": value}, "metadata": {"cost": value}})
+    odd = used(3, 4) | {"metadata": {"cost": {"usd": "free" if value == 1.5 else value}}}
+    world.span(run, "odd cost", payload=odd)
+    page = world.get(f"/instances/{run}")
+    assert page.facts()["Tokens"] == "7 (3 prompt, 4 completion) in 1 model call"
+    assert "Cost" not in page.facts()
+    assert [row[0] for row in page.rows()] == ["odd", "odd cost7 tokens"]
+
+
+def test_totals_are_those_of_all_pages(world):
+    """What a run of many pages has used does not depend on the page, and is not read again from its spans."""
+    run = world.start()
+    for _ in range(5):
+        bulk(world, run, 500, payload=used(10, 1, usd=0.001))
+    own = [_ids.generate(_ids.partition_of(run)) for _ in range(2)]
+    details = [world.span_details(run, "twice", id=each, payload=used(1, 0)) for each in own]
+    create(world, own, details)
+    create(world, own, details)  # sent again: nothing is counted twice
+    pages = [world.get(f"/instances/{run}?page={number}").facts() for number in (1, 3)]
+    assert [page["Tokens"] for page in pages] == [
+        "27,502 (25,002 prompt, 2,500 completion) in 2,502 model calls"
+    ] * 2
+    assert [page["Cost"] for page in pages] == ["$2.50 for 2,500 of the calls"] * 2
+
+
+def test_what_is_used_is_counted_once_beside_other_operations(world):
+    """A run that is read or changed in the same request has what was used before, and no more."""
+    run = world.start()
+    created = {"_type": "agent_spans/create", "details": world.span_details(run, "one", payload=used(10, 1))}
+    items = [
+        created | {"idempotency_key": "first call"},
+        {"_type": "agent_instances/finish", "idempotency_key": "the run ends", "agent_instance_id": run},
+    ]
+    outputs = world.post("/bulk", items=items)["outputs"]
+    assert [each["status"] for each in outputs.values()] == ["success"] * 2
+    facts = world.get(f"/instances/{run}").facts()
+    assert facts["Tokens"] == "11 (10 prompt, 1 completion) in 1 model call"
+
+
+KINDS = {
+    "llm": {
+        *("openai:chat", "openai:completions", "openai:responses", "openai:embeddings"),
+        *("litellm:chat", "litellm:completions", "litellm:responses", "litellm:embeddings"),
+        *("anthropic:messages", "google_genai:generate_content", "google_genai:embed_content"),
+        *("langchain:chat", "langchain:llm", "openai-agents:generation", "pydantic-ai:request"),
+        *("openai:llm", "my-app:embedding", "LLM"),
+    },
+    "tool": {"mcp:tool", "langchain:tool", "openai-agents:tool", "pydantic-ai:tool", "tool:search"},
+    "agent": {"openai-agents:agent", "pydantic-ai:agent", "agent:plan", "claude:subagent"},
+    "retrieval": {"langchain:retriever", "mcp:resource", "my-app:search"},
+    "step": {
+        *("langchain:chain", "langchain:prompt", "langchain:parser", "langgraph:node"),
+        *("openai-agents:workflow", "openai-agents:handoff", "openai-agents:guardrail", "openai-agents:step"),
+        *("openai-agents:list_tools", "pydantic-ai:output", "mcp:list_tools", "mcp:prompt"),
+        *("mail:messages", "http:request", "openai", "agents", "step"),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_step_has_one_colour(kind):
+    """Whichever library's it is: calls of models, tools, agents and what looks something up."""
+    assert {_tree._kind_of(each) for each in KINDS[kind]} == {kind}
+
+
+def test_every_type_of_ours_has_its_kind():
+    """A new integration's types are given a colour, or none, on purpose."""
+    modules = (importlib.import_module(name) for name in integrations._ours().values())
+    ours = {each.name for module in modules for each in module.TYPES}
+    assert ours <= set.union(*KINDS.values())
+
+
+@pytest.mark.parametrize(
+    ("usd", "expected"),
+    [
+        (0, "$0"),
+        (1234.5, "$1,234.50"),
+        (0.99999, "$1.00"),
+        (0.5, "$0.5000"),
+        (0.00124, "$0.0012"),
+        (0.00005, "$0.0001"),
+        (0.0000499, "$0.000050"),
+        (0.0000034, "$0.0000034"),
+        (1e-7, "$0.00000010"),
+        (9e-8, "<$0.0000001"),
+    ],
+)
+def test_amounts(usd, expected):
+    """A call costs parts of a cent, and must not look free."""
+    assert _html.money(usd) == expected
 
 
 def test_bars_stand_where_the_span_was_in_the_run(world):
