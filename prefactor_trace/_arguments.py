@@ -27,7 +27,7 @@ from prefactor_trace._marks import (
     Plan,
     Secret,
     hidden_in,
-    mark_by_name,
+    rule_by_names,
     rule_in,
     ruled,
     rules_of,
@@ -249,16 +249,16 @@ class _Marks:
     def _resolved(self) -> dict[str, Rule]:
         rules: dict[str, Rule] = {}
         for name, annotation in self.may_be.items():
+            near: dict[str, Any] = {}
             try:
                 namespace = getattr(self._function, "__globals__", {})
-                resolved = resolve(
-                    annotation, namespace, {**self._around, **dict(closure_of(self._function))}
-                )
+                near = {**self._around, **dict(closure_of(self._function))}
+                resolved = resolve(annotation, namespace, near)
                 rule = rule_in(resolved)
                 if _is_made(resolved) and name != "return":
                     self.bearers[name] = resolved
             except Exception:  # what it names is not there, or is no type
-                rule = mark_by_name(annotation)
+                rule = rule_by_names(annotation, self._function, near)
             if rule is not None:
                 rules[name] = Plan((), rule) if name == self._rest and type(rule) is Plan else rule
         return rules

@@ -19,7 +19,7 @@ from prefactor_trace.exporters import MemoryExporter
 from prefactor_trace.server import LocalPlatform
 
 if TYPE_CHECKING:
-    from nowhere import Nothing, Password
+    from nowhere import Nothing
 
 HIDDEN = {"$redacted": "Secret"}
 Own = NewType("Own", Annotated[str, pt.Secret])
@@ -145,12 +145,17 @@ class TestMarks:
             a: Annotated[Nothing, pt.Secret],
             b: Annotated[Nothing, pt.Omit],
             c: Annotated[Nothing, pt.Sensitive],
-            d: Password,
+            d: Nobody,  # noqa: F821
             e: 1 / 0,
         ):
             return a, b, c, d, e
 
-        assert payload(step, *"vwxyz") == {"a": HIDDEN, "c": HIDDEN, "d": "y", "e": "z"}
+        assert payload(step, *"vwxyz") == {
+            "a": HIDDEN,
+            "c": {"$sensitive": "string", "value": "x"},
+            "d": "y",
+            "e": "z",
+        }
 
     def test_names_of_the_function_around(self):
         """An annotation may name what only the function around knows."""

@@ -15,6 +15,7 @@ PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
     {"errors", "_deadline", "_guard", "_peek", "_secrets"},
+    {"_enclosing"},
     {"_arrays", "_conversions", "_marks"},
     {"_readers", "_redact"},
     {"_error_text"},

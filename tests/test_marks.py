@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import threading
+import typing
 from collections.abc import Iterator, Mapping  # noqa: TC003 - read when they are looked at
 from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict
 
@@ -401,7 +403,7 @@ class TestErrors:
 
 
 def test_names_that_only_a_function_knows():
-    """A mark that cannot be looked up is taken at its word; pydantic tells what an alias of a function stands for."""
+    """An alias of a function that is running stands for its mark; of one that has returned, pydantic tells it."""
     own = Annotated[str, pt.Secret]
 
     class Local(pydantic.BaseModel):
@@ -419,8 +421,71 @@ def test_names_that_only_a_function_knows():
         return a, Keys
 
     assert encoded(Local(alias="canary", other="canary")) == {"alias": HIDDEN}
-    assert encoded(Said("x"))["key"]["$sensitive"] == "string"
+    assert encoded(Said("canary")) == {"key": HIDDEN}
     assert payload(step, {"key": "canary"}) == {"a": {"key": HIDDEN}}
+
+
+def test_beside_the_containers_of_typing():
+    """As text these are read like all others, and what is declared after them as well."""
+
+    @dataclasses.dataclass
+    class Old:
+        some: typing.List[int]  # noqa: UP006 - the old way must work
+        bare: typing.Sequence
+        call: typing.Callable[[int], str] | None
+        keys: typing.Dict[str, Password]  # noqa: UP006
+        key: Annotated[str, pt.Secret]
+
+    found = encoded(Old([1], [2], None, {"a": "canary"}, "canary"))
+    assert found == {"some": [1], "bare": [2], "call": None, "keys": HIDDEN, "key": HIDDEN}
+
+
+def test_at_the_end_of_the_stack():
+    """Where there is no room to read what is hidden, nothing is recorded; and nothing is remembered of it."""
+
+    @dataclasses.dataclass
+    class Deep:
+        key: Annotated[str, pt.Secret]
+
+    value, seen = Deep("canary"), []
+
+    def deeper():
+        with contextlib.suppress(RecursionError):
+            deeper()
+        with contextlib.suppress(RecursionError):
+            seen.append(b"canary" in capture(value))
+
+    deeper()
+    assert seen
+    assert not any(seen)
+    assert encoded(value) == {"key": HIDDEN}
+
+
+def test_two_threads_that_meet_a_class_at_once():
+    """The second does not wait for the first, nor does it take what that has found so far for all of it."""
+
+    @dataclasses.dataclass
+    class Met:
+        user: Annotated[str, pt.Omit]
+        key: Annotated[str, pt.Secret]
+
+    value, seen = Met("ann", "canary"), []
+
+    def in_between(frame, _event, _arg):
+        if frame.f_code is _marks._Reading.rule.__code__ and not seen:
+            other = threading.Thread(target=lambda: seen.append(encoded(value)))
+            other.start()
+            other.join()
+
+    def first():
+        sys.settrace(in_between)
+        seen.append(encoded(value))
+        sys.settrace(None)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    thread.join()
+    assert seen == [{"key": HIDDEN}] * 2
 
 
 def test_a_name_that_comes_later():
