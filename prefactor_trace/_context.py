@@ -9,7 +9,10 @@ for other processes `propagation`.
 from __future__ import annotations
 
 import contextvars
+import opcode
 import sys
+import types
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from prefactor_trace import _guard
@@ -102,6 +105,29 @@ def as_thrown(error: BaseException) -> BaseException:
     """Return *error*, thrown into our frame, with the traceback it had before, to be thrown into the next one."""
     take_frame_off(error)
     return error
+
+
+class through(islice):  # type: ignore[type-arg] # noqa: N801 - used like a function
+    """A generator for `yield from` to go through at its full speed, without the means to throw into it or close it."""
+
+    __slots__ = ("send",)
+
+    def __new__(cls, generator: Any) -> Any:
+        made: Any = islice.__new__(cls, generator, None)
+        made.send = generator.send
+        return made
+
+
+def holds_nothing(function: Any) -> bool:
+    """Say whether a generator of *function* can hold no block open between two items: there is no `with` in it."""
+    if type(function) is not types.FunctionType:
+        return False
+    code = function.__code__
+    return _HOLDING.isdisjoint(code.co_code[::2]) and _HOLDERS.isdisjoint(code.co_names)
+
+
+_HOLDING = frozenset(opcode.opmap[name] for name in ("WITH_EXCEPT_START", "GET_YIELD_FROM_ITER"))
+_HOLDERS = frozenset(["__enter__", "enter_context"])
 
 
 def first_step(generator: Any) -> Any:
