@@ -33,7 +33,7 @@ from prefactor_trace._marks import (
     rules_of,
 )
 from prefactor_trace._peek import is_a, module_of
-from prefactor_trace._types import closure_of, is_own, nearby, resolve
+from prefactor_trace._types import closure_of, is_own, nearby, resolve, signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -85,7 +85,7 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
     """Return what names the arguments of a call to *function*, defaults included, `self` left out."""
     function = plain(function)
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = list(signature_of(function).parameters.values())
     except (ValueError, TypeError):  # a builtin without a signature
         parameters = []
     skipped = 1 if parameters and is_own(parameters[0].name, getattr(function, "__qualname__", "")) else 0

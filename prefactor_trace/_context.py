@@ -12,7 +12,6 @@ import contextvars
 import opcode
 import sys
 import types
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from prefactor_trace import _guard
@@ -105,17 +104,6 @@ def as_thrown(error: BaseException) -> BaseException:
     """Return *error*, thrown into our frame, with the traceback it had before, to be thrown into the next one."""
     take_frame_off(error)
     return error
-
-
-class through(islice):  # type: ignore[type-arg] # noqa: N801 - used like a function
-    """A generator for `yield from` to go through at its full speed, without the means to throw into it or close it."""
-
-    __slots__ = ("send",)
-
-    def __new__(cls, generator: Any) -> Any:
-        made: Any = islice.__new__(cls, generator, None)
-        made.send = generator.send
-        return made
 
 
 def holds_nothing(function: Any) -> bool:

@@ -96,9 +96,8 @@ def generator(
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        # Not by `yield from` it, which does not throw a GeneratorExit but closes: an unrecorded call takes the same way
-        # with a scope that does nothing; or, until something is thrown, by what `yield from` can neither throw into
-        # nor close.
+        # Not by `yield from`, which does not throw a GeneratorExit but closes: an unrecorded call takes the same way
+        # with a scope that does nothing; the short one there is, until something is sent or thrown.
         scope = open_scope(args, kwargs) or ours.nothing
         # What goes through, on its way: in a variable this frame would keep it alive while it waits.
         passing: list[Any] = [None]
@@ -111,9 +110,11 @@ def generator(
             send = step = generator.send
             if holds_nothing and scope is ours.nothing:
                 try:
-                    return (yield from ours.through(generator))
+                    while (sent := (yield send(None))) is None:
+                        pass
+                    passing[0], sent = sent, None
                 except BaseException as error:
-                    if generator.gi_frame is None:
+                    if generator.gi_frame is None:  # it was not thrown in, but raised in there
                         raise
                     passing[0], step = ours.as_thrown(error), generator.throw
                     is_left = ours.is_exit(error)

@@ -11,7 +11,6 @@ import copy
 import functools
 import gc
 import inspect
-import itertools
 import logging
 import pickle
 import subprocess
@@ -453,7 +452,7 @@ class TestGenerators:
         assert capsys.readouterr().err == ""
 
     def test_goes_through_unrecorded(self):
-        """Without a run each item takes the interpreter's own way, and the protocol is the bare generator's.
+        """Without a run each item takes a short way, and the protocol is the bare generator's.
 
         But not where a block can be open between two items: what is current in it is not the consumer's.
         """
@@ -474,6 +473,8 @@ class TestGenerators:
         def said(items):
             begun = [next(items), items.send("a"), next(items)]
             thrown = [items.throw(Stop), items.send("b"), items.throw(GeneratorExit), next(items)]
+            with pytest.raises(TypeError):
+                items.throw("no exception")
             with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
                 items.close()
             with pytest.raises(StopIteration) as stopped:
@@ -481,14 +482,24 @@ class TestGenerators:
             return begun, thrown, stopped.value.value
 
         assert said(pt.span(answers)()) == said(answers())
-        items = pt.span(lambda: (yield 1))()
-        next(items)
-        assert isinstance(items.gi_yieldfrom, itertools.islice)
         with recording():
             items = pt.span(with_block)()
             assert next(items) == 1
             assert pt.current_instance() is None
             items.close()
+
+    @pytest.mark.parametrize("error", [StopIteration(1), StopAsyncIteration(), Stop(), KeyError()], ids=repr)
+    def test_passes_on_what_is_thrown_unrecorded(self, error):
+        """A context manager made of such a generator raises what its block has raised, whatever that is."""
+
+        @contextlib.contextmanager
+        @pt.span
+        def manager():
+            yield
+
+        with pytest.raises(type(error)) as raised, manager():
+            raise error
+        assert raised.value is error
 
     def test_fails_unrecorded(self):
         """What the generator itself raises comes out as it does of the bare one, after an item or before the first."""
@@ -928,6 +939,36 @@ class TestObjects:
             title = pt.span(Field())
 
         assert Form.title() == "title"
+
+    def test_is_not_asked(self, recorded):
+        """Neither as it is decorated nor as it is called does an object learn of it."""
+        asked = []
+
+        class Shy:
+            def __call__(self, a, *, b=2):
+                return a, b
+
+            def __eq__(self, _other):
+                asked.append("eq")
+                return True
+
+            def __repr__(self):
+                asked.append("repr")
+                return ""
+
+            def __bool__(self):
+                asked.append("bool")
+                return False
+
+            def __len__(self):
+                asked.append("len")
+                return 0
+
+            __hash__ = None
+
+        assert pt.span(Shy())(1) == (1, 2)
+        assert asked == []
+        assert recorded.spans[0].payload == {"a": 1, "b": 2}
 
     def test_callable_object(self, recorded):
         """It is still the object: attributes, operators, `isinstance`, copies and pickles; and its calls are steps."""
