@@ -32,7 +32,7 @@ from prefactor_trace._marks import (
     ruled,
     rules_of,
 )
-from prefactor_trace._peek import is_a, module_of
+from prefactor_trace._peek import is_a, module_of, own
 from prefactor_trace._types import closure_of, is_own, nearby, resolve, signature_of
 
 if TYPE_CHECKING:
@@ -196,6 +196,9 @@ class _Marks:
         self._others = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
         self._rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), None)
         self._own = {each.name for each in parameters}
+        self._is_unpacked = _is_unpacked(
+            self.may_be.get(self._others or "")
+        )  # a TypedDict says it of each by name
         self._tries = _TRIES
         self._found: dict[str, Rule] | None = None
         self._hides: bool | None = None
@@ -215,11 +218,14 @@ class _Marks:
         """Return the texts in the arguments *given* that must not be recorded."""
         found: list[str] = []
         rules = self._get()
-        others = rules.get(self._others) if self._others else None
         for name, value in given.items():
-            rule = rules.get(name) if name in self._own else others
-            hidden_in(value, rule, found)
+            hidden_in(value, rules.get(name) if name in self._own else self._of_other(name, rules), found)
         return found
+
+    def _of_other(self, name: str, rules: dict[str, Rule]) -> Rule | None:
+        """Return the rule for an argument that is one of `**kwargs`."""
+        rule = rules.get(self._others) if self._others else None
+        return rule.rule(name) if self._is_unpacked and type(rule) is Plan else rule
 
     def applied(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return *given* as the marks of its arguments will have it."""
@@ -233,10 +239,11 @@ class _Marks:
                 else []
             )
             for each in names:
-                if rule is Omit:
+                said = self._of_other(each, rules) if name == self._others else rule
+                if said is Omit:
                     del given[each]
-                else:
-                    given[each] = ruled(given[each], rule)
+                elif said is not None:
+                    given[each] = ruled(given[each], said)
         return given
 
     def _get(self) -> dict[str, Rule]:
@@ -252,7 +259,7 @@ class _Marks:
             near: dict[str, Any] = {}
             try:
                 namespace = getattr(self._function, "__globals__", {})
-                near = {**self._around, **dict(closure_of(self._function))}
+                near = {**self._variables(), **self._around, **dict(closure_of(self._function))}
                 resolved = resolve(annotation, namespace, near)
                 rule = rule_in(resolved)
                 if _is_made(resolved) and name != "return":
@@ -262,6 +269,12 @@ class _Marks:
             if rule is not None:
                 rules[name] = Plan((), rule) if name == self._rest and type(rule) is Plan else rule
         return rules
+
+    def _variables(self) -> dict[str, Any]:
+        """Return the type variables that the function declares by name, which it can since Python 3.12."""
+        function = self._function
+        declared = getattr(function, "__type_params__", ()) if type(function) is types.FunctionType else ()
+        return {each.__name__: each for each in declared}
 
 
 def _annotated(function: Any) -> Any:
@@ -288,6 +301,17 @@ def _annotated(function: Any) -> Any:
 def _is_made(annotation: Any) -> bool:
     """Say whether *annotation* is a class that is not built in."""
     return is_a(annotation, type) and module_of(annotation) != "builtins"
+
+
+def _is_unpacked(annotation: object) -> bool:
+    """Say whether *annotation* is `Unpack[...]`, as text or not."""
+    if type(annotation) is str:
+        return _UNPACKED.match(annotation) is not None
+    name = own(own(annotation, "__origin__"), "_name")
+    return type(name) is str and name == "Unpack"
+
+
+_UNPACKED = re.compile(r"\s*([\w.]+\.)?Unpack\s*\[")
 
 
 def _may_hold_mark(annotation: object) -> bool:

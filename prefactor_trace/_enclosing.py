@@ -59,7 +59,9 @@ class Enclosing:
         Those of a `TypedDict` do not: where there is one, this is false.
         """
         owner = next(code for code in reversed(self._codes) if _has(code, name))
-        return bool(_made_in(owner, name)) and not any(map(self._names_a_dict, self._codes))
+        made = _made_in(owner, name)
+        are_classes = all("__qualname__" in code.co_names for code in made)  # and no `type` statements
+        return bool(made) and are_classes and not any(map(self._names_a_dict, self._codes))
 
     def _names_a_dict(self, code: types.CodeType) -> bool:
         words = (*code.co_names, *code.co_varnames, *code.co_cellvars, *code.co_freevars)
@@ -75,7 +77,7 @@ def _has(code: types.CodeType, name: str) -> bool:
 
 
 def _made_in(code: types.CodeType, name: str) -> list[types.CodeType]:
-    """Return the code of each class body and each function called *name* that *code* makes."""
+    """Return the code of each class body, function and type alias called *name* that *code* makes."""
     made = [each for each in code.co_consts if type(each) is types.CodeType]
     generic = [each for each in made if each.co_name == f"<generic parameters of {name}>"]
     if generic:  # since Python 3.12 these have a function of their own around what is made

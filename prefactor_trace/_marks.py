@@ -429,18 +429,30 @@ class _Reading:
             return joined(map(_mark, hint))
         if kind is _ANNOTATED:
             return joined([*map(_mark, hint.__metadata__), self.rule(hint.__origin__, depth - 1)])
-        if name_of(kind) == "TypeAliasType" and module_of(kind) in ("typing", "typing_extensions"):
-            return self.rule(hint.__value__, depth - 1)
         if kind is typing.NewType:
             return self.rule(hint.__supertype__, depth - 1)
-        if id(kind) not in _ALIASES:
+        if _is_lazy(kind):
+            return self._lazy(hint, depth - 1)
+        if not any(id(base) in _ALIASES for base in bases_of(kind)):
             return self._of_dict(hint)
         origin = getattr(hint, "__origin__", None)
         if origin is typing.Literal:
             return None
         # `typing.List` without brackets has none.
         inner = joined([self.rule(each, depth - 1) for each in getattr(hint, "__args__", ())])
-        return joined([_inside(inner, origin), self._of_dict(origin)])
+        return joined([_inside(inner, origin), self.rule(origin, depth - 1)])
+
+    def _lazy(self, hint: Any, depth: int) -> Rule | None:
+        """Return the rule in what a type alias stands for, or what a type variable is bound to."""
+        try:
+            if type(hint) is typing.TypeVar:
+                return joined([self.rule(each, depth) for each in (hint.__bound__, *hint.__constraints__)])
+            return self.rule(hint.__value__, depth)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception:  # since Python 3.12 it is evaluated only now, and may name what is not there
+            self.is_whole, self.is_lost = False, True
+            return Secret
 
     def _of_dict(self, kind: Any) -> Rule | None:
         """Return the plan for *kind*, if it is a `TypedDict` with rules."""
@@ -455,7 +467,7 @@ class _Reading:
         import ast  # not for the many whose annotations are no text
 
         try:
-            return self._node(ast.parse(text.strip(), mode="eval").body, depth)
+            return self._node(ast.parse(text.strip().lstrip("*"), mode="eval").body, depth)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return mark_by_name(text)
 
@@ -572,10 +584,16 @@ def _alias_elsewhere(name: str, _modules: int) -> Any:
     for module in list(sys.modules.values()):
         found = module_dict(module).get(name) if is_a(module, types.ModuleType) else None
         kind = type(found)
-        is_alias = kind is _ANNOTATED or kind is typing.NewType or name_of(kind) == "TypeAliasType"
+        is_alias = kind is _ANNOTATED or kind is typing.NewType or _is_lazy(kind)
         if (is_alias or id(kind) in _ALIASES) and rule_in(found) is not None:
             return found
     return _MISSING
+
+
+def _is_lazy(kind: type) -> bool:
+    """Say whether *kind* is that of type variables or of what a `type` statement makes."""
+    is_alias = name_of(kind) == "TypeAliasType" and module_of(kind) in ("typing", "typing_extensions")
+    return kind is typing.TypeVar or is_alias
 
 
 def _last_word(node: Any) -> str:

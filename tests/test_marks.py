@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sys
 import threading
+import types
 import typing
 from collections.abc import Iterator, Mapping  # noqa: TC003 - read when they are looked at
 from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict
@@ -14,7 +15,8 @@ import attrs
 import orjson
 import pydantic
 import pytest
-from typing_extensions import NotRequired  # noqa: TC002 - as above
+import typing_extensions
+from typing_extensions import NotRequired, TypeAliasType, Unpack
 
 import prefactor_trace as pt
 from prefactor_trace import _capture, _marks
@@ -438,6 +440,114 @@ def test_beside_the_containers_of_typing():
 
     found = encoded(Old([1], [2], None, {"a": "canary"}, "canary"))
     assert found == {"some": [1], "bare": [2], "call": None, "keys": HIDDEN, "key": HIDDEN}
+
+
+T = typing.TypeVar("T")
+Bound = typing.TypeVar("Bound", bound=Password)
+Either = typing.TypeVar("Either", int, Password)
+Alias = TypeAliasType("Alias", Password)
+General = TypeAliasType("General", Annotated[T, pt.Secret], type_params=(T,))
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Bound,
+        Either,
+        Alias,
+        list[Alias],
+        General[str],
+        dict[int, General[str]],
+        "General[str]",
+        "*tuple[int, Alias]",
+    ],
+    ids=str,
+)
+def test_behind_aliases_and_variables(hint):
+    """A mark counts in what a name stands for, be it an alias, with parameters or without, or a bound."""
+
+    def step(a):
+        return a
+
+    step.__annotations__["a"] = hint
+    kind = type("Kind", (), {"__annotations__": {"a": hint, "b": int}})
+    assert payload(step, "canary") == {"a": HIDDEN}
+    assert rules_of(kind) == {"a": pt.Secret}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no such statement")
+def test_type_statements():
+    """Of an alias that cannot be evaluated, nothing is recorded; one of a function that has returned is no class."""
+    space = {"pt": pt, "Annotated": Annotated, "dataclass": dataclasses.dataclass, "__name__": __name__}
+    exec(  # other versions cannot read it
+        "type Pair[T] = tuple[T, Annotated[T, pt.Secret]]\n"
+        "type Broken = Annotated[Missing, pt.Secret]\n"
+        "def step[T: Pair[int]](a: Pair[str], b: list[Pair[str]], c: Broken, d: T, e: int): pass\n"
+        "def make():\n"
+        "    type Local = Annotated[str, pt.Secret]\n"
+        "    @dataclass\n"
+        "    class Data:\n"
+        "        key: 'Local'\n"
+        "    return Data('canary')\n",
+        space,
+    )
+    given = dict.fromkeys("abcd", HIDDEN)
+    assert payload(space["step"], *["canary"] * 4, 1) == {**given, "e": 1}
+    kind = types.ModuleType("of_a_test")
+    kind.__dict__.update(space)
+    value = space["make"]()
+    type(value).__module__ = "of_a_test"
+    sys.modules["of_a_test"] = kind
+    try:
+        assert encoded(value) == {"key": HIDDEN}
+    finally:
+        del sys.modules["of_a_test"]
+
+
+def test_keywords_by_a_typed_dict():
+    """`Unpack` says it of each keyword by its name."""
+
+    def step(**others: Unpack[Node]):
+        return others
+
+    def written(**others):
+        return others
+
+    written.__annotations__["others"] = Unpack[Node]
+    for function in (step, written):
+        given = {
+            "user": "ann",
+            "key": "canary",
+            "image": b"canary",
+            "children": [{"user": "bob", "key": "canary"}],
+        }
+        found = orjson.loads(arguments_of(function).read((), given, DEFAULT))
+        assert found == {"user": "ann", "key": HIDDEN, "children": [{"user": "bob", "key": HIDDEN}]}
+        assert "canary" in arguments_of(function).hidden((), {"key": "canary"})
+
+
+def test_what_a_model_has_beside_its_fields():
+    """pydantic lets their type be declared, with marks."""
+
+    class Open(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="allow")
+        __pydantic_extra__: dict[str, Password]
+        user: str
+
+    class Dropping(Open):
+        __pydantic_extra__: dict[str, Annotated[str, pt.Omit]]
+
+    class Part(typing_extensions.TypedDict):
+        user: str
+        key: Annotated[str, pt.Secret]
+
+    class OfDicts(Open):
+        __pydantic_extra__: dict[str, Part]
+
+    node = {"user": "bob", "key": "canary"}
+    assert encoded(Open(user="ann", more="canary")) == {"user": "ann", "more": HIDDEN}
+    assert encoded(Dropping(user="ann", more="canary")) == {"user": "ann"}
+    assert encoded(OfDicts(user="ann", more=node)) == {"user": "ann", "more": {"user": "bob", "key": HIDDEN}}
 
 
 def test_at_the_end_of_the_stack():
