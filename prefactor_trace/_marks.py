@@ -32,6 +32,7 @@ from prefactor_trace._peek import (
     UNSET,
     bases_of,
     class_attribute,
+    has_base,
     is_a,
     module_dict,
     module_of,
@@ -374,14 +375,17 @@ def _strictness(mark: Mark) -> int:
 
 
 def _mark(item: Any) -> Mark | None:
-    """Return the mark that *item*, of what stands behind the type in `Annotated`, is."""
-    if item is Omit or type(item) is Omit:
-        return Omit
-    if item is Secret or type(item) is Secret:
-        return Secret
-    if item is Sensitive:
-        return Sensitive()
-    return item if is_a(item, Sensitive) else None
+    """Return the mark that *item*, of what stands behind the type in `Annotated`, is, or is a kind of."""
+    is_class = is_a(item, type)
+    bases = bases_of(item if is_class else type(item))
+    for mark in (Omit, Secret):
+        if has_base(bases, mark):
+            return mark
+    if not has_base(bases, Sensitive):
+        return None
+    labels = None if is_class else own(item, "labels")
+    known = [each for each in labels if type(each) is str] if type(labels) is tuple else []
+    return Sensitive(*[each for each in known if each in DATA_CATEGORIES])
 
 
 def _inside(plan: Rule | None, origin: object) -> Rule | None:

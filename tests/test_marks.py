@@ -504,6 +504,48 @@ def test_type_statements():
         del sys.modules["of_a_test"]
 
 
+def test_a_kind_of_mark():
+    """A mark of one's own is what it is made of."""
+
+    class CardNumber(pt.Secret):
+        pass
+
+    class Picture(pt.Omit):
+        pass
+
+    class Mail(pt.Sensitive):
+        def __init__(self):
+            super().__init__("contact_information")
+
+    class Careless(pt.Sensitive):
+        def __init__(self):
+            pass
+
+    @dataclasses.dataclass
+    class Data:
+        a: Annotated[str, CardNumber]
+        b: Annotated[str, CardNumber()]
+        c: Annotated[str, Picture]
+        d: Annotated[str, Mail()]
+        e: Annotated[str, Careless()]
+
+    mail = Annotated[str, Mail()]
+
+    @pt.span
+    def items() -> Iterator[mail]:
+        yield "a@b"
+
+    label = {"$sensitive": "string", "labels": ["contact_information"], "value": "a@b"}
+    kind = Data("canary", "canary", "canary", "a@b", "shown")
+    rules = dict(zip("abcde", (CardNumber, CardNumber(), Picture, Mail(), Careless()), strict=True))
+    Data.__annotations__ = {name: Annotated[str, mark] for name, mark in rules.items()}
+    shown = {"$sensitive": "string", "value": "shown"}
+    assert encoded(kind) == {"a": HIDDEN, "b": HIDDEN, "d": label, "e": shown}
+    with recording() as recorded, pt.instance():
+        list(items())
+    assert recorded.spans[0].result == {"output": label}
+
+
 def test_keywords_by_a_typed_dict():
     """`Unpack` says it of each keyword by its name."""
 
