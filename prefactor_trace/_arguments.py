@@ -6,8 +6,9 @@ marker in its place, `Sensitive` wraps what is in it for the platform (API contr
 the whole argument, wherever in the annotation it stands; on a return annotation it counts for the result. Marks on
 the fields of a class that an annotation names count for these fields alone; see `_marks`.
 
-Annotations are resolved when the function is first called, because with `from __future__ import annotations` they
-are text that may name what is defined later. Text that cannot be resolved and names a mark is taken at its word.
+Annotations are read when the function is first called, because with `from __future__ import annotations` they are
+text that may name what is defined later. They are evaluated only where reading does not tell: if a name is not found,
+or something is called that could make a mark. Text that cannot be resolved and names a mark is taken at its word.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from prefactor_trace._marks import (
     Plan,
     Secret,
     hidden_in,
-    rule_by_names,
     rule_in,
     ruled,
     rules_of,
+    said_by,
 )
 from prefactor_trace._peek import is_a, module_of, own
 from prefactor_trace._types import closure_of, is_own, nearby, resolve, signature_of
@@ -255,17 +256,19 @@ class _Marks:
 
     def _resolved(self) -> dict[str, Rule]:
         rules: dict[str, Rule] = {}
+        near: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # a callable may answer with anything
+            near = {**self._variables(), **self._around, **dict(closure_of(self._function))}
         for name, annotation in self.may_be.items():
-            near: dict[str, Any] = {}
-            try:
-                namespace = getattr(self._function, "__globals__", {})
-                near = {**self._variables(), **self._around, **dict(closure_of(self._function))}
-                resolved = resolve(annotation, namespace, near)
-                rule = rule_in(resolved)
-                if _is_made(resolved) and name != "return":
-                    self.bearers[name] = resolved
-            except Exception:  # what it names is not there, or is no type
-                rule = rule_by_names(annotation, self._function, near)
+            rule, resolved, is_sure = said_by(annotation, self._function, near)
+            if not is_sure:
+                try:
+                    resolved = resolve(annotation, getattr(self._function, "__globals__", {}), near)
+                    rule = rule_in(resolved)
+                except Exception:  # noqa: S110 - what it names is not there, or is no type
+                    pass
+            if _is_made(resolved) and name != "return":
+                self.bearers[name] = resolved
             if rule is not None:
                 rules[name] = Plan((), rule) if name == self._rest and type(rule) is Plan else rule
         return rules
@@ -315,7 +318,7 @@ _UNPACKED = re.compile(r"\s*([\w.]+\.)?Unpack\s*\[")
 
 
 def _may_hold_mark(annotation: object) -> bool:
-    if isinstance(annotation, str):
+    if type(annotation) is str:
         return not _PLAIN_WORDS.issuperset(_WORD.findall(annotation))
     return annotation is not None and annotation is not Any and type(annotation) is not type
 

@@ -340,20 +340,33 @@ def rule_in(hint: Any) -> Rule | None:
     return _Reading().rule(hint)
 
 
-def rule_by_names(hint: Any, function: Any, near: Mapping[str, Any]) -> Rule | None:
-    """Return the rule in *hint*, an annotation of *function* in which a name is not there; the others may be *near*."""
+class Said(NamedTuple):
+    """What the annotation of an argument says: the rule in it, and the class it names, which may have rules.
+
+    *is_sure*: whether evaluating it would tell no more.
+    """
+
+    rule: Rule | None
+    bearer: Any
+    is_sure: bool
+
+
+def said_by(hint: Any, function: Any, near: Mapping[str, Any]) -> Said:
+    """Read *hint*, an annotation of *function*; the names in it may be *near*."""
     namespace = getattr(function, "__globals__", None)
     qualname = getattr(function, "__qualname__", None)
-    if type(namespace) is not dict or type(qualname) is not str:
-        return mark_by_name(hint)
     reading = _Reading()
-    reading.look_in([near], namespace, qualname)
-    return reading.rule(hint) or mark_by_name(hint)
+    if type(namespace) is dict and type(qualname) is str:
+        reading.look_in([near], namespace, qualname)
+    rule = reading.rule(hint)
+    bearer = reading.named(hint) if type(hint) is str else hint
+    is_sure = reading.is_lost or (reading.is_whole and not reading.has_calls)
+    return Said(rule or mark_by_name(hint), bearer, is_sure)
 
 
 def mark_by_name(annotation: object) -> Mark | None:
     """Return the mark that an annotation which cannot be read names; it had better hide too much."""
-    names = _NAMED_MARK.findall(annotation if isinstance(annotation, str) else str(annotation))
+    names = _NAMED_MARK.findall(annotation) if type(annotation) is str else []
     if not names:
         return None
     return Omit if "Omit" in names else Secret
@@ -401,11 +414,13 @@ class _Reading:
     Attributes:
         is_whole: Whether all names that stood in them were there.
         is_lost: Whether something is hidden because of a name that can be anything.
+        has_calls: Whether something is called behind a type, other than a mark: it could make one.
     """
 
     def __init__(self, bearer: type | None = None) -> None:
         self.is_whole = True
         self.is_lost = False
+        self.has_calls = False
         self._near: list[Mapping[str, Any]] = []
         self._far: list[Mapping[str, Any]] = [vars(builtins)]
         self._enclosing: Enclosing | None = None
@@ -520,7 +535,13 @@ class _Reading:
             labels = [each.value for each in node.args if isinstance(each, ast.Constant)]
             known = [label for label in labels if type(label) is str and label in DATA_CATEGORIES]
             return Sensitive(*known)
+        self.has_calls = self.has_calls or called is not node
         return _mark(found)
+
+    def named(self, text: str) -> Any:
+        """Return what *text* stands for if it is the name of something that is there; else None."""
+        found = self._named(text) if text.isidentifier() else None
+        return None if found is _MISSING or found is _LOST else found
 
     def _found(self, node: ast.expr) -> Any:
         """Return what a name, or a name in a module or class, stands for; `_MISSING` or `_LOST` if not there."""

@@ -16,7 +16,7 @@ import typing
 from collections import abc
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefactor_trace._peek import bases_of, class_attribute, has_base, own
+from prefactor_trace._peek import bases_of, class_attribute, has_base, module_of, own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -375,13 +375,16 @@ def _frames_around(inner: Any, owners: list[str]) -> Iterator[types.FrameType]:
 _FRAMES_BETWEEN = 16  # from here to where the decorator stands: our own, and those of decorators around ours
 
 
+_MODULES_OF_FORMS = ("types", "typing", "typing_extensions")
+
+
 def _words(annotation: Any, depth: int = 4) -> Iterator[str]:
     """Yield the words in what of an annotation is text."""
     if type(annotation) is str:
         yield from _WORD.findall(annotation)
     elif type(annotation) is typing.ForwardRef:
         yield from _WORD.findall(annotation.__forward_arg__)
-    elif depth and not isinstance(annotation, type):
+    elif depth and module_of(type(annotation)) in _MODULES_OF_FORMS:
         arguments = getattr(annotation, "__args__", ())
         for each in arguments if type(arguments) is tuple else ():
             yield from _words(each, depth - 1)
