@@ -6,8 +6,9 @@ marker in its place, `Sensitive` wraps what is in it for the platform (API contr
 the whole argument, wherever in the annotation it stands; on a return annotation it counts for the result. Marks on
 the fields of a class that an annotation names count for these fields alone; see `_marks`.
 
-Annotations are resolved when the function is first called, because with `from __future__ import annotations` they
-are text that may name what is defined later. Text that cannot be resolved and names a mark is taken at its word.
+Annotations are read when the function is first called, because with `from __future__ import annotations` they are
+text that may name what is defined later. They are evaluated only where reading does not tell: if a name is not found,
+or something is called that could make a mark. Text that cannot be resolved and names a mark is taken at its word.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from prefactor_trace._marks import (
     Plan,
     Secret,
     hidden_in,
-    mark_by_name,
     rule_in,
     ruled,
     rules_of,
+    said_by,
 )
-from prefactor_trace._peek import is_a, module_of
-from prefactor_trace._types import closure_of, is_own, nearby, resolve
+from prefactor_trace._peek import is_a, module_of, own
+from prefactor_trace._types import closure_of, is_own, nearby, resolve, signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -85,7 +86,7 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
     """Return what names the arguments of a call to *function*, defaults included, `self` left out."""
     function = plain(function)
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = list(signature_of(function).parameters.values())
     except (ValueError, TypeError):  # a builtin without a signature
         parameters = []
     skipped = 1 if parameters and is_own(parameters[0].name, getattr(function, "__qualname__", "")) else 0
@@ -196,6 +197,9 @@ class _Marks:
         self._others = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
         self._rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), None)
         self._own = {each.name for each in parameters}
+        self._is_unpacked = _is_unpacked(
+            self.may_be.get(self._others or "")
+        )  # a TypedDict says it of each by name
         self._tries = _TRIES
         self._found: dict[str, Rule] | None = None
         self._hides: bool | None = None
@@ -215,11 +219,14 @@ class _Marks:
         """Return the texts in the arguments *given* that must not be recorded."""
         found: list[str] = []
         rules = self._get()
-        others = rules.get(self._others) if self._others else None
         for name, value in given.items():
-            rule = rules.get(name) if name in self._own else others
-            hidden_in(value, rule, found)
+            hidden_in(value, rules.get(name) if name in self._own else self._of_other(name, rules), found)
         return found
+
+    def _of_other(self, name: str, rules: dict[str, Rule]) -> Rule | None:
+        """Return the rule for an argument that is one of `**kwargs`."""
+        rule = rules.get(self._others) if self._others else None
+        return rule.rule(name) if self._is_unpacked and type(rule) is Plan else rule
 
     def applied(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return *given* as the marks of its arguments will have it."""
@@ -233,10 +240,11 @@ class _Marks:
                 else []
             )
             for each in names:
-                if rule is Omit:
+                said = self._of_other(each, rules) if name == self._others else rule
+                if said is Omit:
                     del given[each]
-                else:
-                    given[each] = ruled(given[each], rule)
+                elif said is not None:
+                    given[each] = ruled(given[each], said)
         return given
 
     def _get(self) -> dict[str, Rule]:
@@ -248,20 +256,28 @@ class _Marks:
 
     def _resolved(self) -> dict[str, Rule]:
         rules: dict[str, Rule] = {}
+        near: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # a callable may answer with anything
+            near = {**self._variables(), **self._around, **dict(closure_of(self._function))}
         for name, annotation in self.may_be.items():
-            try:
-                namespace = getattr(self._function, "__globals__", {})
-                resolved = resolve(
-                    annotation, namespace, {**self._around, **dict(closure_of(self._function))}
-                )
-                rule = rule_in(resolved)
-                if _is_made(resolved) and name != "return":
-                    self.bearers[name] = resolved
-            except Exception:  # what it names is not there, or is no type
-                rule = mark_by_name(annotation)
+            rule, resolved, is_sure = said_by(annotation, self._function, near)
+            if not is_sure:
+                try:
+                    resolved = resolve(annotation, getattr(self._function, "__globals__", {}), near)
+                    rule = rule_in(resolved)
+                except Exception:  # noqa: S110 - what it names is not there, or is no type
+                    pass
+            if _is_made(resolved) and name != "return":
+                self.bearers[name] = resolved
             if rule is not None:
                 rules[name] = Plan((), rule) if name == self._rest and type(rule) is Plan else rule
         return rules
+
+    def _variables(self) -> dict[str, Any]:
+        """Return the type variables that the function declares by name, which it can since Python 3.12."""
+        function = self._function
+        declared = getattr(function, "__type_params__", ()) if type(function) is types.FunctionType else ()
+        return {each.__name__: each for each in declared}
 
 
 def _annotated(function: Any) -> Any:
@@ -290,8 +306,19 @@ def _is_made(annotation: Any) -> bool:
     return is_a(annotation, type) and module_of(annotation) != "builtins"
 
 
+def _is_unpacked(annotation: object) -> bool:
+    """Say whether *annotation* is `Unpack[...]`, as text or not."""
+    if type(annotation) is str:
+        return _UNPACKED.match(annotation) is not None
+    name = own(own(annotation, "__origin__"), "_name")
+    return type(name) is str and name == "Unpack"
+
+
+_UNPACKED = re.compile(r"\s*([\w.]+\.)?Unpack\s*\[")
+
+
 def _may_hold_mark(annotation: object) -> bool:
-    if isinstance(annotation, str):
+    if type(annotation) is str:
         return not _PLAIN_WORDS.issuperset(_WORD.findall(annotation))
     return annotation is not None and annotation is not Any and type(annotation) is not type
 

@@ -9,7 +9,9 @@ for other processes `propagation`.
 from __future__ import annotations
 
 import contextvars
+import opcode
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from prefactor_trace import _guard
@@ -102,6 +104,18 @@ def as_thrown(error: BaseException) -> BaseException:
     """Return *error*, thrown into our frame, with the traceback it had before, to be thrown into the next one."""
     take_frame_off(error)
     return error
+
+
+def holds_nothing(function: Any) -> bool:
+    """Say whether a generator of *function* can hold no block open between two items: there is no `with` in it."""
+    if type(function) is not types.FunctionType:
+        return False
+    code = function.__code__
+    return _HOLDING.isdisjoint(code.co_code[::2]) and _HOLDERS.isdisjoint(code.co_names)
+
+
+_HOLDING = frozenset(opcode.opmap[name] for name in ("WITH_EXCEPT_START", "GET_YIELD_FROM_ITER"))
+_HOLDERS = frozenset(["__enter__", "enter_context"])
 
 
 def first_step(generator: Any) -> Any:

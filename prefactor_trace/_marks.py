@@ -4,35 +4,48 @@ In comes an annotation, or a class; out comes a *rule*: a mark (`Omit`, `Secret`
 value, or a `Plan` of what becomes of its entries, as of a `TypedDict` and of lists of such. None: nothing is said.
 
 Nothing of the user's is run. Annotations that are text are not evaluated but read, and the names in them looked up:
-first in the class, then in its module. A name that is not there, and is that of a mark, is taken at its word. What was
-found is kept for each class; if a name was missing, a few more tries are made, as it may be defined later.
+first in the class, then in the functions around it, then in its module. What was found is kept for each class; if a
+name was missing, a few more tries are made, as it may be defined later. Of a name that is not there:
+
+    that of a mark                          is taken at its word
+    a variable of a function around, which  can stand for a mark: what it is for is hidden, unless it is a class, whose
+    is not running any more                 values say themselves what is hidden in them
+    any other, as what is imported for      is what a module that is loaded calls so, if that has a mark; else it says
+    type checkers alone                     nothing
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
 import re
 import sys
+import threading
 import types
 import typing
 import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
+from prefactor_trace._enclosing import Enclosing
 from prefactor_trace._peek import (
+    UNSET,
     bases_of,
     class_attribute,
+    has_base,
     is_a,
     module_dict,
     module_of,
+    name_of,
     namespace_of,
     own,
+    qualname_of,
 )
 from prefactor_trace.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import ast
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["Omit", "Secret", "Sensitive"]
 
@@ -220,50 +233,64 @@ class _Known(NamedTuple):
 _known: dict[int, _Known] = {}  # by id, as to hash a class can run its metaclass
 _MOST_KNOWN = 4_096
 _TRIES = 4
-_BEING_READ = -1
+_here = threading.local()
+
+
+def _being_read() -> dict[int, dict[str, Rule]]:
+    """Return by id the rules so far of the classes that this thread is reading; other threads read for themselves."""
+    found: dict[int, dict[str, Rule]] = _here.__dict__.setdefault("rules", {})
+    return found
 
 
 def rules_of(kind: type) -> dict[str, Rule]:
-    """Return by name the rules for the fields of *kind*, as it and its bases declare them. Never raises."""
+    """Return by name the rules for the fields of *kind*, as it and its bases declare them.
+
+    Raises RecursionError or MemoryError if there is no room to read them: then nothing is known, and nothing kept.
+    """
     known = _known.get(id(kind))
     tries = _TRIES
     if known is not None and known.of() is kind:
         if known.tries <= 0:
             return known.rules
         tries = known.tries
-    if len(_known) >= _MOST_KNOWN:
-        _known.clear()
+    reading = _being_read()
+    if id(kind) in reading:
+        return reading[id(kind)]
     rules: dict[str, Rule] = {}
-    of, is_whole = weakref.ref(kind), True
-    _known[id(kind)] = _Known(of, rules, _BEING_READ)
+    reading[id(kind)], is_whole = rules, True
     try:
         for name, rule, has_all in _declared(kind):
             is_whole = is_whole and has_all
             rules.pop(name, None)
             if rule is not None:
                 rules[name] = rule
-    except Exception:  # noqa: S110 - what declares its fields in no way we know has no marks
-        pass
-    _known[id(kind)] = _Known(of, rules, 0 if is_whole else tries - 1)
+    finally:
+        del reading[id(kind)]
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[id(kind)] = _Known(weakref.ref(kind), rules, 0 if is_whole else tries - 1)
     return rules
 
 
 def _declared(kind: type) -> Iterator[tuple[str, Rule | None, bool]]:
     """Yield fields, each with its rule and whether all names in its annotation were there; the last one counts."""
     said: dict[str, Rule | None] = {}
+    lost: set[str] = set()
     for base in reversed(bases_of(kind)):
         annotations = namespace_of(base).get("__annotations__")
         reading = _Reading(base)
         for name, hint in annotations.items() if type(annotations) is dict else ():
             if type(name) is str:
-                reading.is_whole = True
+                reading.is_whole, reading.is_lost = True, False
                 said[name] = reading.rule(hint)
+                lost.discard(name)
+                lost.update([name] if reading.is_lost else [])
                 yield name, said[name], reading.is_whole
     # These know what their text annotations mean, even where only a function around the class does.
     reading = _Reading(kind)
     for name, hints in _resolved_fields(kind):
-        found = joined([said.get(name), *map(reading.rule, hints)])
-        if found is not None:
+        found = joined([None if name in lost else said.get(name), *map(reading.rule, hints)])
+        if found is not None or name in lost:
             yield name, found, True
 
 
@@ -305,16 +332,41 @@ _WORDS: dict[str, Mark] = {
 }  # unsure, rather too much is hidden
 _NAMED_MARK = re.compile(r"\b(Omit|Secret|Sensitive)\b")
 _MISSING = object()
+_LOST = object()  # what a name stands for that was a variable of a function, and is gone
 
 
 def rule_in(hint: Any) -> Rule | None:
     """Return the rule in *hint*, an annotation without text in it, however deep it is."""
-    return _Reading(None).rule(hint)
+    return _Reading().rule(hint)
+
+
+class Said(NamedTuple):
+    """What the annotation of an argument says: the rule in it, and the class it names, which may have rules.
+
+    *is_sure*: whether evaluating it would tell no more.
+    """
+
+    rule: Rule | None
+    bearer: Any
+    is_sure: bool
+
+
+def said_by(hint: Any, function: Any, near: Mapping[str, Any]) -> Said:
+    """Read *hint*, an annotation of *function*; the names in it may be *near*."""
+    namespace = getattr(function, "__globals__", None)
+    qualname = getattr(function, "__qualname__", None)
+    reading = _Reading()
+    if type(namespace) is dict and type(qualname) is str:
+        reading.look_in([near], namespace, qualname)
+    rule = reading.rule(hint)
+    bearer = reading.named(hint) if type(hint) is str else hint
+    is_sure = reading.is_lost or (reading.is_whole and not reading.has_calls)
+    return Said(rule or mark_by_name(hint), bearer, is_sure)
 
 
 def mark_by_name(annotation: object) -> Mark | None:
     """Return the mark that an annotation which cannot be read names; it had better hide too much."""
-    names = _NAMED_MARK.findall(annotation if isinstance(annotation, str) else str(annotation))
+    names = _NAMED_MARK.findall(annotation) if type(annotation) is str else []
     if not names:
         return None
     return Omit if "Omit" in names else Secret
@@ -336,14 +388,17 @@ def _strictness(mark: Mark) -> int:
 
 
 def _mark(item: Any) -> Mark | None:
-    """Return the mark that *item*, of what stands behind the type in `Annotated`, is."""
-    if item is Omit or type(item) is Omit:
-        return Omit
-    if item is Secret or type(item) is Secret:
-        return Secret
-    if item is Sensitive:
-        return Sensitive()
-    return item if is_a(item, Sensitive) else None
+    """Return the mark that *item*, of what stands behind the type in `Annotated`, is, or is a kind of."""
+    is_class = is_a(item, type)
+    bases = bases_of(item if is_class else type(item))
+    for mark in (Omit, Secret):
+        if has_base(bases, mark):
+            return mark
+    if not has_base(bases, Sensitive):
+        return None
+    labels = None if is_class else own(item, "labels")
+    known = [each for each in labels if type(each) is str] if type(labels) is tuple else []
+    return Sensitive(*[each for each in known if each in DATA_CATEGORIES])
 
 
 def _inside(plan: Rule | None, origin: object) -> Rule | None:
@@ -354,19 +409,31 @@ def _inside(plan: Rule | None, origin: object) -> Rule | None:
 
 
 class _Reading:
-    """A look at annotations of *bearer*, a class. `is_whole`: whether all names that stood in them were there."""
+    """A look at annotations, those of *bearer*, a class.
 
-    def __init__(self, bearer: type | None) -> None:
+    Attributes:
+        is_whole: Whether all names that stood in them were there.
+        is_lost: Whether something is hidden because of a name that can be anything.
+        has_calls: Whether something is called behind a type, other than a mark: it could make one.
+    """
+
+    def __init__(self, bearer: type | None = None) -> None:
         self.is_whole = True
-        self._names: list[Any] = [vars(builtins)]
+        self.is_lost = False
+        self.has_calls = False
+        self._near: list[Mapping[str, Any]] = []
+        self._far: list[Mapping[str, Any]] = [vars(builtins)]
+        self._enclosing: Enclosing | None = None
         if bearer is not None:
             module = sys.modules.get(name) if type(name := module_of(bearer)) is str else None
-            spaces = [namespace_of(bearer)]
-            self._names = [
-                *spaces,
-                *([module_dict(module)] if is_a(module, types.ModuleType) else []),
-                *self._names,
-            ]
+            namespace = module_dict(module) if is_a(module, types.ModuleType) else {}
+            near = [namespace_of(bearer), {name_of(bearer): bearer}, *_closures(bearer)]
+            self.look_in(near, namespace, qualname_of(bearer))
+
+    def look_in(self, near: list[Mapping[str, Any]], namespace: dict[str, Any], qualname: str) -> None:
+        """Look names up *near*, then in the functions around what is called *qualname*, then in its module."""
+        self._near, self._far = near, [namespace, vars(builtins)]
+        self._enclosing = Enclosing(namespace, qualname)
 
     def rule(self, hint: Any, depth: int = _DEEPEST) -> Rule | None:
         """Return the rule in *hint*."""
@@ -381,33 +448,45 @@ class _Reading:
             return joined(map(_mark, hint))
         if kind is _ANNOTATED:
             return joined([*map(_mark, hint.__metadata__), self.rule(hint.__origin__, depth - 1)])
-        if kind.__name__ == "TypeAliasType" and kind.__module__ in ("typing", "typing_extensions"):
-            return self.rule(hint.__value__, depth - 1)
         if kind is typing.NewType:
             return self.rule(hint.__supertype__, depth - 1)
-        if id(kind) not in _ALIASES:
+        if _is_lazy(kind):
+            return self._lazy(hint, depth - 1)
+        if not any(id(base) in _ALIASES for base in bases_of(kind)):
             return self._of_dict(hint)
         origin = getattr(hint, "__origin__", None)
         if origin is typing.Literal:
             return None
-        inner = joined([self.rule(each, depth - 1) for each in hint.__args__])
-        return joined([_inside(inner, origin), self._of_dict(origin)])
+        # `typing.List` without brackets has none.
+        inner = joined([self.rule(each, depth - 1) for each in getattr(hint, "__args__", ())])
+        return joined([_inside(inner, origin), self.rule(origin, depth - 1)])
+
+    def _lazy(self, hint: Any, depth: int) -> Rule | None:
+        """Return the rule in what a type alias stands for, or what a type variable is bound to."""
+        try:
+            if type(hint) is typing.TypeVar:
+                return joined([self.rule(each, depth) for each in (hint.__bound__, *hint.__constraints__)])
+            return self.rule(hint.__value__, depth)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception:  # since Python 3.12 it is evaluated only now, and may name what is not there
+            self.is_whole, self.is_lost = False, True
+            return Secret
 
     def _of_dict(self, kind: Any) -> Rule | None:
         """Return the plan for *kind*, if it is a `TypedDict` with rules."""
         if not is_a(kind, type) or type(namespace_of(kind).get("__required_keys__")) is not frozenset:
             return None
         rules = rules_of(kind)
-        known = _known.get(id(kind))
-        self.is_whole = self.is_whole and (known is None or known.tries <= 0)
-        is_being_read = known is not None and known.tries == _BEING_READ
+        known, is_being_read = _known.get(id(kind)), id(kind) in _being_read()
+        self.is_whole = self.is_whole and (is_being_read or known is None or known.tries <= 0)
         return Plan((rules,), None) if rules or is_being_read else None
 
     def _text(self, text: str, depth: int) -> Rule | None:
         import ast  # not for the many whose annotations are no text
 
         try:
-            return self._node(ast.parse(text.strip(), mode="eval").body, depth)
+            return self._node(ast.parse(text.strip().lstrip("*"), mode="eval").body, depth)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return mark_by_name(text)
 
@@ -426,7 +505,7 @@ class _Reading:
         if isinstance(node, ast.Constant):
             return self._text(node.value, depth - 1) if type(node.value) is str else None
         found = self._found(node)
-        return None if found is _MISSING else self.rule(found, depth - 1)
+        return Secret if found is _LOST else None if found is _MISSING else self.rule(found, depth - 1)
 
     def _subscript(self, node: ast.Subscript, depth: int) -> Rule | None:
         import ast
@@ -438,6 +517,8 @@ class _Reading:
         if base is Annotated or (base is _MISSING and _last_word(node.value) == "Annotated"):
             return joined([self._node(inner[0], depth), *map(self._marked, inner[1:])])
         rule = joined([self._node(each, depth) for each in inner])
+        if base is _LOST:
+            return joined([rule, Secret])
         return joined([_inside(rule, base), None if base is _MISSING else self.rule(base, depth)])
 
     def _marked(self, node: ast.expr) -> Mark | None:
@@ -446,30 +527,98 @@ class _Reading:
 
         called = node.func if isinstance(node, ast.Call) else node
         found = self._found(called)
+        if found is _LOST:
+            return Secret
         if found is _MISSING:
             return _WORDS.get(_last_word(called))
         if found is Sensitive and isinstance(node, ast.Call):
             labels = [each.value for each in node.args if isinstance(each, ast.Constant)]
             known = [label for label in labels if type(label) is str and label in DATA_CATEGORIES]
             return Sensitive(*known)
+        self.has_calls = self.has_calls or called is not node
         return _mark(found)
 
+    def named(self, text: str) -> Any:
+        """Return what *text* stands for if it is the name of something that is there; else None."""
+        found = self._named(text) if text.isidentifier() else None
+        return None if found is _MISSING or found is _LOST else found
+
     def _found(self, node: ast.expr) -> Any:
-        """Return what a name, or a name in a module or class, stands for; `_MISSING` if that is not there."""
+        """Return what a name, or a name in a module or class, stands for; `_MISSING` or `_LOST` if not there."""
         import ast
 
         found: Any = _MISSING
         if isinstance(node, ast.Name):
-            found = next((names[node.id] for names in self._names if node.id in names), _MISSING)
+            found = self._named(node.id)
         elif isinstance(node, ast.Attribute):
             owner = self._found(node.value)
-            if is_a(owner, types.ModuleType):
+            if owner is _LOST:
+                found = _LOST
+            elif is_a(owner, types.ModuleType):
                 found = module_dict(owner).get(node.attr, _MISSING)
             elif is_a(owner, type):
                 inner = class_attribute(bases_of(owner), node.attr)
                 found = _MISSING if inner is None else inner
-        self.is_whole = self.is_whole and found is not _MISSING
+        self.is_whole = self.is_whole and found is not _MISSING and found is not _LOST
+        self.is_lost = self.is_lost or found is _LOST
         return found
+
+    def _named(self, name: str) -> Any:
+        for names in self._near:
+            if name in names:
+                return names[name]
+        around = self._enclosing
+        if around is not None and around.has(name):
+            found = around.value(name)
+            return found if found is not UNSET else object if around.makes_class(name) else _LOST
+        for names in self._far:
+            if name in names:
+                return names[name]
+        if around is not None and not around.is_known:
+            found = around.value(name)
+            return found if found is not UNSET else vars(typing).get(name, _LOST)
+        return _alias_elsewhere(name, len(sys.modules))
+
+
+def _closures(kind: type) -> Iterator[dict[str, Any]]:
+    """Yield what functions in the body of *kind* have of the functions around, and its type parameters, by name."""
+    members = list(namespace_of(kind).values())
+    for code, cells in [
+        (each.__code__, each.__closure__ or ()) for each in members if type(each) is types.FunctionType
+    ]:
+        yield {
+            name: cell.cell_contents
+            for name, cell in zip(code.co_freevars, cells, strict=False)
+            if cell != _EMPTY_CELL
+        }
+    parameters = namespace_of(kind).get("__type_params__")
+    if type(parameters) is tuple:
+        yield {each.__name__: each for each in parameters if type(each) is typing.TypeVar}
+
+
+_EMPTY_CELL = types.CellType()
+
+
+@functools.lru_cache(maxsize=1_024)
+def _alias_elsewhere(name: str, _modules: int) -> Any:
+    """Return what a module that is loaded calls *name*, if there is a mark in it; else `_MISSING`.
+
+    What is imported for type checkers alone is not where it is named, but it is somewhere. *_modules*: how many are
+    loaded; with more of them it is looked for again.
+    """
+    for module in list(sys.modules.values()):
+        found = module_dict(module).get(name) if is_a(module, types.ModuleType) else None
+        kind = type(found)
+        is_alias = kind is _ANNOTATED or kind is typing.NewType or _is_lazy(kind)
+        if (is_alias or id(kind) in _ALIASES) and rule_in(found) is not None:
+            return found
+    return _MISSING
+
+
+def _is_lazy(kind: type) -> bool:
+    """Say whether *kind* is that of type variables or of what a `type` statement makes."""
+    is_alias = name_of(kind) == "TypeAliasType" and module_of(kind) in ("typing", "typing_extensions")
+    return kind is typing.TypeVar or is_alias
 
 
 def _last_word(node: Any) -> str:

@@ -58,7 +58,8 @@ def getter(kind: type, name: str) -> Callable[[Any], Any]:
 
 bases_of: Callable[[type], tuple[type, ...]] = getter(type, "__mro__")
 namespace_of: Callable[[type], Any] = getter(type, "__dict__")
-_qualname = getter(type, "__qualname__")
+name_of: Callable[[type], str] = getter(type, "__name__")
+qualname_of: Callable[[type], str] = getter(type, "__qualname__")
 _module = getter(type, "__module__")
 module_dict: Callable[[Any], Any] = getter(types.ModuleType, "__dict__")
 
@@ -79,7 +80,7 @@ def module_of(kind: type) -> Any:
 
 def short_name(kind: type) -> str:
     """Return the qualified name of *kind* without its module."""
-    return shorten(_qualname(kind), 200)
+    return shorten(qualname_of(kind), 200)
 
 
 def package_of(kind: type) -> str:

@@ -24,7 +24,7 @@ import orjson
 
 from prefactor_trace import _conversions
 from prefactor_trace._arrays import reader_of_array, scalar_of
-from prefactor_trace._marks import Omit, Ruled, obeyed, ruled, rules_of
+from prefactor_trace._marks import Omit, Plan, Ruled, obeyed, ruled, rules_of
 from prefactor_trace._peek import (
     UNSET,
     bases_of,
@@ -44,8 +44,6 @@ from prefactor_trace._peek import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from prefactor_trace._marks import Plan
 
     Reader = Callable[[Any], object]
 
@@ -388,6 +386,9 @@ def _object(bases: tuple[type, ...], names: list[str]) -> Reader:
     slots = [(name, slot_of(bases, name)) for name in names]
     own_dict, extra = dict_of(bases), slot_of(bases, "__pydantic_extra__")
     rules = rules_of(bases[0])
+    rule_of_more = rules.get("__pydantic_extra__")  # of the dict that they are in
+    if type(rule_of_more) is Plan:
+        rule_of_more = rule_of_more.others
 
     def read(value: Any) -> object:
         own = own_dict(value)
@@ -397,8 +398,10 @@ def _object(bases: tuple[type, ...], names: list[str]) -> Reader:
             if found is not UNSET:
                 fields[name] = found
         more = extra(value) if extra else None
-        if type(more) is dict:
-            fields |= {name: item for name, item in islice(more.items(), _MOST_EXTRA) if type(name) is str}
+        if type(more) is dict and rule_of_more is not Omit:
+            for name, item in islice(more.items(), _MOST_EXTRA):
+                if type(name) is str:
+                    fields[name] = item if rule_of_more is None else ruled(item, rule_of_more)
             if len(more) > _MOST_EXTRA:
                 fields["$truncated"] = {"length": len(names) + len(more)}
         return _pairs(obeyed(fields, rules) if rules else fields)

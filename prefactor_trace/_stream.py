@@ -11,7 +11,7 @@ In comes each item at the moment it is yielded, out comes one JSON object when t
 
 `fold` is the user's code, called because they asked for it. If it raises, it is not called again, and the metadata
 says why. It is given the items as they are; what annotations hide of their fields is hidden in what it makes of them:
-in fields of the same names, and wherever such a text stands in it.
+in fields of the same names, and wherever such a text stands in it. Of items that are `Sensitive` the result is wrapped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import orjson
 
 from prefactor_trace import _guard
 from prefactor_trace._capture import capture, capture_exception, capture_object, trimmed
-from prefactor_trace._marks import MARKED_SECRET, MOST_HIDDEN, Plan, hidden_in, ruled
+from prefactor_trace._marks import MARKED_SECRET, MOST_HIDDEN, Plan, Sensitive, hidden_in, ruled, wrapped
 from prefactor_trace._redact import without_in
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ _DEEPEST_PLAN = 4  # containers of what is folded in which fields of the items a
 class Stream:
     """The items of one generator. *limits*: of what is kept; None keeps nothing but their number.
 
-    *plan*: what becomes of the fields of items that are folded. Others are told to `add` as their plan will have them.
+    *rule*: what becomes of the items; of a `Plan`, only where they are folded: others are told to `add` as it will have
+    them.
 
     Attributes:
         count: How many there were.
@@ -61,6 +62,7 @@ class Stream:
         "_longer",
         "_plan",
         "_room",
+        "_sensitive",
         "_texts",
         "_ticks_ns",
         "count",
@@ -73,7 +75,7 @@ class Stream:
         ticks_ns: Callable[[], int],
         limits: Limits | None,
         fold: Callable[[Any, Any], Any] | None = None,
-        plan: Plan | None = None,
+        rule: Plan | Sensitive | None = None,
     ) -> None:
         self.count = 0
         self.first_at = 0
@@ -82,7 +84,8 @@ class Stream:
         self._limits = limits
         self._fold = None if limits is None else fold
         self._folded: Any = None
-        self._plan = plan
+        self._plan = rule if type(rule) is Plan else None
+        self._sensitive = rule if type(rule) is Sensitive else None
         self._hidden: dict[str, None] = {}  # texts in the items that must not be recorded
         # As long as all are strings: the first ones singly, as they may turn out to be a list, and the rest joined.
         self._texts: list[str] | None = [] if limits is not None and fold is None else None
@@ -172,6 +175,8 @@ class Stream:
         if self._room <= 0 or len(self._items) >= _MOST_ITEMS:
             return
         limits = limits._replace(redact=limits.redact.built_in)  # a callable is given the whole result, later
+        if self._sensitive is not None:
+            item = ruled(item, self._sensitive)
         encoded = capture(item, limits)
         if len(encoded) > self._room:
             encoded = capture(item, limits._replace(max_bytes=self._room >> 1))
@@ -184,7 +189,8 @@ class Stream:
         limits = self._limits
         if limits is None:
             return None
-        if self._fold is not None and self._plan is None and returned is None:
+        is_plain = self._plan is None and self._sensitive is None
+        if self._fold is not None and is_plain and returned is None:
             return capture_object(self._folded, limits, b"output", span)
         inner = limits._replace(redact=limits.redact.built_in)
         beside = b"" if returned is None else b',"returned":%b' % capture(returned, inner)
@@ -194,16 +200,25 @@ class Stream:
         if self._fold is not None:
             return self._of_fold(limits)
         if self._texts is not None:
-            return self._text(self._texts, limits) if self.count else b"[]"
+            return self._labelled(self._text(self._texts, limits)) if self.count else b"[]"
         if self._binary_size is not None:
-            return b'{"$bytes":%d}' % self._binary_size
+            return self._labelled(b'{"$bytes":%d}' % self._binary_size)
         items = self._items
         if len(items) < self.count:
             items = [*items, b'{"$truncated":"items","length":%d}' % self.count]
         return b"[" + b",".join(items) + b"]"
 
+    def _labelled(self, encoded: bytes) -> bytes:
+        """Return JSON that is no list, wrapped for the platform if the items are sensitive."""
+        sensitive = self._sensitive
+        return (
+            encoded if sensitive is None else orjson.dumps(wrapped(orjson.loads(encoded), sensitive.labels))
+        )
+
     def _of_fold(self, limits: Limits) -> bytes:
         plan = self._plan
+        if self._sensitive is not None:
+            return capture(ruled(self._folded, self._sensitive), limits)
         if plan is None:
             return capture(self._folded, limits)
         if len(self._hidden) >= MOST_HIDDEN:  # there may be more than are known

@@ -16,6 +16,8 @@ import typing
 from collections import abc
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prefactor_trace._peek import bases_of, class_attribute, has_base, module_of, own
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -243,7 +245,7 @@ def _signature(inner: Any, module: str, qualname: str, summary: str | None) -> S
         parameters = _parameters_of_code(inner)
         annotations = inner.__annotations__
     else:
-        signature = inspect.signature(inner)
+        signature = signature_of(inner)
         parameters = [
             Parameter(each.name, _KINDS.get(each.kind, "one"), each.default is each.empty)
             for each in signature.parameters.values()
@@ -261,6 +263,20 @@ def _signature(inner: Any, module: str, qualname: str, summary: str | None) -> S
     around, beside = nearby(inner, qualname, annotations)
     namespace = _namespace(inner, module)
     return Signature(module, qualname, tuple(parameters), annotations, namespace, around, beside, summary)
+
+
+def signature_of(function: Any) -> inspect.Signature:
+    """Do what `inspect.signature` does; which asks an object whether it is equal to a type, and for its `repr`."""
+    bases = bases_of(type(function))
+    call = class_attribute(bases, "__call__")
+    is_plain = type(call) is types.FunctionType and not any(has_base(bases, each) for each in _ASKED)
+    if is_plain and all(class_attribute(bases, name) is own(function, name) is None for name in _SAYING):
+        function = types.MethodType(call, function)
+    return inspect.signature(function)
+
+
+_ASKED = (type, functools.partial)  # whose instances say it otherwise
+_SAYING = ("__signature__", "__wrapped__")  # by which an object says what its signature is
 
 
 def _namespace(inner: Any, module: str) -> dict[str, Any]:
@@ -359,13 +375,16 @@ def _frames_around(inner: Any, owners: list[str]) -> Iterator[types.FrameType]:
 _FRAMES_BETWEEN = 16  # from here to where the decorator stands: our own, and those of decorators around ours
 
 
+_MODULES_OF_FORMS = ("types", "typing", "typing_extensions")
+
+
 def _words(annotation: Any, depth: int = 4) -> Iterator[str]:
     """Yield the words in what of an annotation is text."""
     if type(annotation) is str:
         yield from _WORD.findall(annotation)
     elif type(annotation) is typing.ForwardRef:
         yield from _WORD.findall(annotation.__forward_arg__)
-    elif depth and not isinstance(annotation, type):
+    elif depth and module_of(type(annotation)) in _MODULES_OF_FORMS:
         arguments = getattr(annotation, "__args__", ())
         for each in arguments if type(arguments) is tuple else ():
             yield from _words(each, depth - 1)

@@ -18,7 +18,7 @@ from prefactor_trace._capture import capture, capture_exception, capture_object
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
-from prefactor_trace._marks import Omit, Plan, ruled
+from prefactor_trace._marks import Omit, Plan, Sensitive, ruled
 from prefactor_trace._peek import shorten
 from prefactor_trace._record import SpanEnded, SpanStarted
 from prefactor_trace._redact import without
@@ -145,26 +145,26 @@ class Span(Scope):
         """Begin to take the items of a generator; return what is told each as it is yielded."""
         instance = self.instance
         assert instance is not None, "a span that is not recorded has no scope"
-        plan = self._plan_of_items()
-        keeps = self.keeps_result and (self.result_mark is None or plan is not None)
+        rule = self._rule_of_items()
+        keeps = self.keeps_result and (self.result_mark is None or rule is not None)
         limits = instance.output_limits if keeps else None
-        self._stream = Stream(instance.ticks_ns, limits, self.fold, plan)
+        self._stream = Stream(instance.ticks_ns, limits, self.fold, rule)
         add = self._stream.add
-        return add if plan is None or self.fold is not None else lambda item: add(ruled(item, plan))
+        return add if type(rule) is not Plan or self.fold is not None else lambda item: add(ruled(item, rule))
 
-    def _plan_of_items(self) -> Plan | None:
-        """Return what the return annotation says of fields of the items."""
+    def _rule_of_items(self) -> Plan | Sensitive | None:
+        """Return what the return annotation says of the items, or of their fields; None also if it hides them."""
         rule = self.result_mark
-        return rule.others if type(rule) is Plan else None
+        return rule.others if type(rule) is Plan else rule if type(rule) is Sensitive else None
 
     def _folded(self, stream: Stream, returned: object, instance: Instance) -> bytes | None:
-        plan = self._plan_of_items()
+        rule = self._rule_of_items()
         if (
-            self.result_mark is not None and self.keeps_result and plan is None
+            self.result_mark is not None and self.keeps_result and rule is None
         ):  # the items are what is marked
             return self._captured(None, instance.output_limits)
-        if plan is not None and returned is not None:
-            returned = ruled(returned, plan)
+        if rule is not None and returned is not None:
+            returned = ruled(returned, rule)
         return stream.result(returned, self.title)
 
     def returned(self, result: object) -> None:

@@ -17,9 +17,10 @@ from prefactor_trace._capture import DEFAULT
 from prefactor_trace._marks import DATA_CATEGORIES
 from prefactor_trace.exporters import MemoryExporter
 from prefactor_trace.server import LocalPlatform
+from prefactor_trace.testing import recording
 
 if TYPE_CHECKING:
-    from nowhere import Nothing, Password
+    from nowhere import Nothing
 
 HIDDEN = {"$redacted": "Secret"}
 Own = NewType("Own", Annotated[str, pt.Secret])
@@ -138,6 +139,83 @@ class TestMarks:
         finally:
             globals().pop("_Later", None)
 
+    def test_nothing_of_the_users_is_run(self):
+        """Neither an annotation is asked anything, nor the class that it names, nor what it is made by."""
+        run = []
+
+        class Telling(type):
+            def __getattribute__(cls, name):
+                run.append(name)
+                return super().__getattribute__(name)
+
+            def __or__(cls, other):
+                run.append("or")
+                return cls
+
+            def __getitem__(cls, key):
+                run.append("item")
+                return cls
+
+        class Own(metaclass=Telling):
+            pass
+
+        class Note:
+            def __getattribute__(self, name):
+                run.append(name)
+                return super().__getattribute__(name)
+
+            def __eq__(self, other):
+                run.append("eq")
+                return True
+
+            def __repr__(self):
+                run.append("repr")
+                return "Secret"
+
+            __hash__ = None
+
+        note = Note()
+
+        @pt.span
+        def step(
+            a: Own | None, b: Own[int], c: note, d: Own, e: list[Own], f: Annotated[str, note, pt.Secret]
+        ):
+            return a
+
+        def written(a, b, c, d):
+            return a
+
+        written.__annotations__.update(a=note, b=Own, c=list[Own], d=Annotated[str, pt.Secret])
+        with recording() as recorded, pt.instance():
+            run.clear()
+            step(1, 2, 3, 4, 5, "canary")
+            pt.span(written)(1, 2, 3, "canary")
+            first, second = recorded.spans
+        assert run == []
+        assert first.payload == {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": HIDDEN}
+        assert second.payload == {"a": 1, "b": 2, "c": 3, "d": HIDDEN}
+
+    def test_a_mark_that_is_made(self):
+        """What reading cannot tell is evaluated: a call behind the type can make a mark, an object can hold one."""
+
+        def made():
+            return pt.Secret()
+
+        class Marks:
+            secret = pt.Secret
+
+            def __init__(self):
+                self.own = pt.Secret
+
+        marks = Marks()
+
+        def step(
+            a: Annotated[str, made()], b: Annotated[str, marks.own], c: Annotated[str, Marks.secret], d: str
+        ):
+            return made, marks
+
+        assert payload(step, *["canary"] * 3, "d") == {**dict.fromkeys("abc", HIDDEN), "d": "d"}
+
     def test_a_name_that_never_comes(self):
         """Text that cannot be resolved is taken at its word, and never raises."""
 
@@ -145,12 +223,17 @@ class TestMarks:
             a: Annotated[Nothing, pt.Secret],
             b: Annotated[Nothing, pt.Omit],
             c: Annotated[Nothing, pt.Sensitive],
-            d: Password,
+            d: Nobody,  # noqa: F821
             e: 1 / 0,
         ):
             return a, b, c, d, e
 
-        assert payload(step, *"vwxyz") == {"a": HIDDEN, "c": HIDDEN, "d": "y", "e": "z"}
+        assert payload(step, *"vwxyz") == {
+            "a": HIDDEN,
+            "c": {"$sensitive": "string", "value": "x"},
+            "d": "y",
+            "e": "z",
+        }
 
     def test_names_of_the_function_around(self):
         """An annotation may name what only the function around knows."""

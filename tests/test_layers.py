@@ -15,6 +15,7 @@ PACKAGE = Path(prefactor_trace.__file__).parent
 
 LAYERS = [
     {"errors", "_deadline", "_guard", "_peek", "_secrets"},
+    {"_enclosing"},
     {"_arrays", "_conversions", "_marks"},
     {"_readers", "_redact"},
     {"_error_text"},
@@ -28,7 +29,9 @@ LAYERS = [
     {"exporters", "_network"},
     {"_worker", "_settings", "_inventory"},
     {"_stream", "_parameters"},
-    {"_tracer", "_context", "_wrap", "_arguments"},
+    {"_tracer", "_context", "_arguments"},
+    {"_wrappers_importlib_bootstrap"},
+    {"_wrap"},
     {"_decorate"},
     {"instances", "_carry", "_threads"},
     {"propagation"},
@@ -47,7 +50,6 @@ BESIDE = {
     ("_record", "_schema"): "a registration carries its schema",
     ("exporters", "_network"): "loaded on first use: sockets are slow to import",
     ("_tracer", "_context"): "what an exporter does is not recorded",
-    ("_wrap", "_context"): "a wrapped function enters a scope",
 }
 
 

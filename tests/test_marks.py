@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import threading
+import types
+import typing
 from collections.abc import Iterator, Mapping  # noqa: TC003 - read when they are looked at
 from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict
 
@@ -12,7 +15,8 @@ import attrs
 import orjson
 import pydantic
 import pytest
-from typing_extensions import NotRequired  # noqa: TC002 - as above
+import typing_extensions
+from typing_extensions import NotRequired, TypeAliasType, Unpack
 
 import prefactor_trace as pt
 from prefactor_trace import _capture, _marks
@@ -401,7 +405,7 @@ class TestErrors:
 
 
 def test_names_that_only_a_function_knows():
-    """A mark that cannot be looked up is taken at its word; pydantic tells what an alias of a function stands for."""
+    """An alias of a function that is running stands for its mark; of one that has returned, pydantic tells it."""
     own = Annotated[str, pt.Secret]
 
     class Local(pydantic.BaseModel):
@@ -419,8 +423,221 @@ def test_names_that_only_a_function_knows():
         return a, Keys
 
     assert encoded(Local(alias="canary", other="canary")) == {"alias": HIDDEN}
-    assert encoded(Said("x"))["key"]["$sensitive"] == "string"
+    assert encoded(Said("canary")) == {"key": HIDDEN}
     assert payload(step, {"key": "canary"}) == {"a": {"key": HIDDEN}}
+
+
+def test_beside_the_containers_of_typing():
+    """As text these are read like all others, and what is declared after them as well."""
+
+    @dataclasses.dataclass
+    class Old:
+        some: typing.List[int]  # noqa: UP006 - the old way must work
+        bare: typing.Sequence
+        call: typing.Callable[[int], str] | None
+        keys: typing.Dict[str, Password]  # noqa: UP006
+        key: Annotated[str, pt.Secret]
+
+    found = encoded(Old([1], [2], None, {"a": "canary"}, "canary"))
+    assert found == {"some": [1], "bare": [2], "call": None, "keys": HIDDEN, "key": HIDDEN}
+
+
+T = typing.TypeVar("T")
+Bound = typing.TypeVar("Bound", bound=Password)
+Either = typing.TypeVar("Either", int, Password)
+Alias = TypeAliasType("Alias", Password)
+General = TypeAliasType("General", Annotated[T, pt.Secret], type_params=(T,))
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Bound,
+        Either,
+        Alias,
+        list[Alias],
+        General[str],
+        dict[int, General[str]],
+        "General[str]",
+        "*tuple[int, Alias]",
+    ],
+    ids=str,
+)
+def test_behind_aliases_and_variables(hint):
+    """A mark counts in what a name stands for, be it an alias, with parameters or without, or a bound."""
+
+    def step(a):
+        return a
+
+    step.__annotations__["a"] = hint
+    kind = type("Kind", (), {"__annotations__": {"a": hint, "b": int}})
+    assert payload(step, "canary") == {"a": HIDDEN}
+    assert rules_of(kind) == {"a": pt.Secret}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no such statement")
+def test_type_statements():
+    """Of an alias that cannot be evaluated, nothing is recorded; one of a function that has returned is no class."""
+    space = {"pt": pt, "Annotated": Annotated, "dataclass": dataclasses.dataclass, "__name__": __name__}
+    exec(  # other versions cannot read it
+        "type Pair[T] = tuple[T, Annotated[T, pt.Secret]]\n"
+        "type Broken = Annotated[Missing, pt.Secret]\n"
+        "def step[T: Pair[int]](a: Pair[str], b: list[Pair[str]], c: Broken, d: T, e: int): pass\n"
+        "def make():\n"
+        "    type Local = Annotated[str, pt.Secret]\n"
+        "    @dataclass\n"
+        "    class Data:\n"
+        "        key: 'Local'\n"
+        "    return Data('canary')\n",
+        space,
+    )
+    given = dict.fromkeys("abcd", HIDDEN)
+    assert payload(space["step"], *["canary"] * 4, 1) == {**given, "e": 1}
+    kind = types.ModuleType("of_a_test")
+    kind.__dict__.update(space)
+    value = space["make"]()
+    type(value).__module__ = "of_a_test"
+    sys.modules["of_a_test"] = kind
+    try:
+        assert encoded(value) == {"key": HIDDEN}
+    finally:
+        del sys.modules["of_a_test"]
+
+
+def test_a_kind_of_mark():
+    """A mark of one's own is what it is made of."""
+
+    class CardNumber(pt.Secret):
+        pass
+
+    class Picture(pt.Omit):
+        pass
+
+    class Mail(pt.Sensitive):
+        def __init__(self):
+            super().__init__("contact_information")
+
+    class Careless(pt.Sensitive):
+        def __init__(self):
+            pass
+
+    @dataclasses.dataclass
+    class Data:
+        a: Annotated[str, CardNumber]
+        b: Annotated[str, CardNumber()]
+        c: Annotated[str, Picture]
+        d: Annotated[str, Mail()]
+        e: Annotated[str, Careless()]
+
+    mail = Annotated[str, Mail()]
+
+    @pt.span
+    def items() -> Iterator[mail]:
+        yield "a@b"
+
+    label = {"$sensitive": "string", "labels": ["contact_information"], "value": "a@b"}
+    kind = Data("canary", "canary", "canary", "a@b", "shown")
+    rules = dict(zip("abcde", (CardNumber, CardNumber(), Picture, Mail(), Careless()), strict=True))
+    Data.__annotations__ = {name: Annotated[str, mark] for name, mark in rules.items()}
+    shown = {"$sensitive": "string", "value": "shown"}
+    assert encoded(kind) == {"a": HIDDEN, "b": HIDDEN, "d": label, "e": shown}
+    with recording() as recorded, pt.instance():
+        list(items())
+    assert recorded.spans[0].result == {"output": label}
+
+
+def test_keywords_by_a_typed_dict():
+    """`Unpack` says it of each keyword by its name."""
+
+    def step(**others: Unpack[Node]):
+        return others
+
+    def written(**others):
+        return others
+
+    written.__annotations__["others"] = Unpack[Node]
+    for function in (step, written):
+        given = {
+            "user": "ann",
+            "key": "canary",
+            "image": b"canary",
+            "children": [{"user": "bob", "key": "canary"}],
+        }
+        found = orjson.loads(arguments_of(function).read((), given, DEFAULT))
+        assert found == {"user": "ann", "key": HIDDEN, "children": [{"user": "bob", "key": HIDDEN}]}
+        assert "canary" in arguments_of(function).hidden((), {"key": "canary"})
+
+
+def test_what_a_model_has_beside_its_fields():
+    """pydantic lets their type be declared, with marks."""
+
+    class Open(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="allow")
+        __pydantic_extra__: dict[str, Password]
+        user: str
+
+    class Dropping(Open):
+        __pydantic_extra__: dict[str, Annotated[str, pt.Omit]]
+
+    class Part(typing_extensions.TypedDict):
+        user: str
+        key: Annotated[str, pt.Secret]
+
+    class OfDicts(Open):
+        __pydantic_extra__: dict[str, Part]
+
+    node = {"user": "bob", "key": "canary"}
+    assert encoded(Open(user="ann", more="canary")) == {"user": "ann", "more": HIDDEN}
+    assert encoded(Dropping(user="ann", more="canary")) == {"user": "ann"}
+    assert encoded(OfDicts(user="ann", more=node)) == {"user": "ann", "more": {"user": "bob", "key": HIDDEN}}
+
+
+def test_at_the_end_of_the_stack():
+    """Where there is no room to read what is hidden, nothing is recorded; and nothing is remembered of it."""
+
+    @dataclasses.dataclass
+    class Deep:
+        key: Annotated[str, pt.Secret]
+
+    value, seen = Deep("canary"), []
+
+    def deeper():
+        with contextlib.suppress(RecursionError):
+            deeper()
+        with contextlib.suppress(RecursionError):
+            seen.append(b"canary" in capture(value))
+
+    deeper()
+    assert seen
+    assert not any(seen)
+    assert encoded(value) == {"key": HIDDEN}
+
+
+def test_two_threads_that_meet_a_class_at_once():
+    """The second does not wait for the first, nor does it take what that has found so far for all of it."""
+
+    @dataclasses.dataclass
+    class Met:
+        user: Annotated[str, pt.Omit]
+        key: Annotated[str, pt.Secret]
+
+    value, seen = Met("ann", "canary"), []
+
+    def in_between(frame, _event, _arg):
+        if frame.f_code is _marks._Reading.rule.__code__ and not seen:
+            other = threading.Thread(target=lambda: seen.append(encoded(value)))
+            other.start()
+            other.join()
+
+    def first():
+        sys.settrace(in_between)
+        seen.append(encoded(value))
+        sys.settrace(None)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    thread.join()
+    assert seen == [{"key": HIDDEN}] * 2
 
 
 def test_a_name_that_comes_later():

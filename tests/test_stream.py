@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
+from collections.abc import Generator, Iterator  # noqa: TC003 - read when they are looked at
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
@@ -260,3 +262,55 @@ class TestFold:
             pt.span(fold=3)
         with pytest.raises(pt.ConfigurationError, match="for generators"):
             pt.span(fold=max)(lambda: 1)
+
+
+class TestSensitive:
+    SENSITIVE = pt.Sensitive("contact_information")
+
+    def wrapped(self, value, kind="string"):
+        return {"$sensitive": kind, "labels": ["contact_information"], "value": value}
+
+    def test_strings(self):
+        """They are joined, and wrapped as one; a return value is as well."""
+
+        def texts() -> Generator[Annotated[str, self.SENSITIVE], None, str]:
+            yield "a@"
+            yield "b"
+            return "c@d"
+
+        found = recorded_of(texts).result
+        assert found == {"output": self.wrapped("a@b"), "returned": self.wrapped("c@d")}
+
+    def test_others(self):
+        """In a list each leaf is wrapped; of bytes the size."""
+
+        def items() -> Annotated[Iterator[Any], self.SENSITIVE]:
+            yield "a"
+            yield {"n": [1, None]}
+
+        def binary() -> Iterator[Annotated[bytes, self.SENSITIVE]]:
+            yield b"abc"
+
+        assert recorded_of(items).result == {
+            "output": [self.wrapped("a"), {"n": [self.wrapped(1, "number"), None]}]
+        }
+        assert recorded_of(binary).result == {"output": {"$bytes": self.wrapped(3, "number")}}
+
+    def test_fold(self):
+        """What is made of the items is wrapped; the function is given the items themselves."""
+
+        def texts() -> Iterator[Annotated[str, self.SENSITIVE]]:
+            yield "a@"
+            yield "b"
+
+        span = recorded_of(texts, fold=lambda text, item: (text or "") + item)
+        assert span.result == {"output": self.wrapped("a@b")}
+
+    def test_a_secret_in_a_text_that_is_cut(self):
+        """It is taken out before the text is wrapped, as its end would not be seen as cut any more."""
+
+        def texts() -> Iterator[Annotated[str, self.SENSITIVE]]:
+            for _ in range(40):
+                yield "token sk-ant-api03-" + "Ab3_" * 400
+
+        assert "Ab3_Ab3_" not in str(recorded_of(texts).result)

@@ -11,6 +11,7 @@ import copy
 import functools
 import gc
 import inspect
+import logging
 import pickle
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import threading
 import traceback
 import types
 import typing
+import warnings
 import weakref
 
 import anyio
@@ -449,6 +451,73 @@ class TestGenerators:
         assert recorded.tree() == "numbers complete\n  inner complete"
         assert capsys.readouterr().err == ""
 
+    def test_goes_through_unrecorded(self):
+        """Without a run each item takes a short way, and the protocol is the bare generator's.
+
+        But not where a block can be open between two items: what is current in it is not the consumer's.
+        """
+
+        def answers():
+            got = []
+            while len(got) < 9:
+                try:
+                    got.append((yield got[-1:]))
+                except (Stop, GeneratorExit) as error:
+                    got.append(type(error).__name__)
+            return got
+
+        def with_block():
+            with pt.instance():
+                yield 1
+
+        def said(items):
+            begun = [next(items), items.send("a"), next(items)]
+            thrown = [items.throw(Stop), items.send("b"), items.throw(GeneratorExit), next(items)]
+            with pytest.raises(TypeError):
+                items.throw("no exception")
+            with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+                items.close()
+            with pytest.raises(StopIteration) as stopped:
+                [items.send("c") for _ in range(9)]
+            return begun, thrown, stopped.value.value
+
+        assert said(pt.span(answers)()) == said(answers())
+        with recording():
+            items = pt.span(with_block)()
+            assert next(items) == 1
+            assert pt.current_instance() is None
+            items.close()
+
+    @pytest.mark.parametrize("error", [StopIteration(1), StopAsyncIteration(), Stop(), KeyError()], ids=repr)
+    def test_passes_on_what_is_thrown_unrecorded(self, error):
+        """A context manager made of such a generator raises what its block has raised, whatever that is."""
+
+        @contextlib.contextmanager
+        @pt.span
+        def manager():
+            yield
+
+        with pytest.raises(type(error)) as raised, manager():
+            raise error
+        assert raised.value is error
+
+    def test_fails_unrecorded(self):
+        """What the generator itself raises comes out as it does of the bare one, after an item or before the first."""
+
+        def fails(at):
+            while at:
+                at -= 1
+                yield at
+            raise Stop
+
+        for at in (0, 2):
+            seen = []
+            for make in (fails, pt.span(fails)):
+                with pytest.raises(Stop) as raised:
+                    list(make(at))
+                seen.append(len(traceback.extract_tb(raised.value.__traceback__)))
+            assert seen[1] - seen[0] == PUT_BACK
+
     def test_of_coroutines(self, recorded):
         """A generator for `await` stays one, and its result is what it returns."""
 
@@ -871,6 +940,36 @@ class TestObjects:
 
         assert Form.title() == "title"
 
+    def test_is_not_asked(self, recorded):
+        """Neither as it is decorated nor as it is called does an object learn of it."""
+        asked = []
+
+        class Shy:
+            def __call__(self, a, *, b=2):
+                return a, b
+
+            def __eq__(self, _other):
+                asked.append("eq")
+                return True
+
+            def __repr__(self):
+                asked.append("repr")
+                return ""
+
+            def __bool__(self):
+                asked.append("bool")
+                return False
+
+            def __len__(self):
+                asked.append("len")
+                return 0
+
+            __hash__ = None
+
+        assert pt.span(Shy())(1) == (1, 2)
+        assert asked == []
+        assert recorded.spans[0].payload == {"a": 1, "b": 2}
+
     def test_callable_object(self, recorded):
         """It is still the object: attributes, operators, `isinstance`, copies and pickles; and its calls are steps."""
         made = [tool, copy.copy(tool), copy.deepcopy(tool), pickle.loads(pickle.dumps(tool))]
@@ -1148,6 +1247,44 @@ class TestGlobals:
     def test_are_those_of_the_function(self, bare, decorate):
         """Who looks up names by a function's globals, as web frameworks do for annotations, finds them."""
         assert decorate(bare).__globals__ is bare.__globals__
+
+    def test_a_warning_names_the_line_of_the_call(self, decorate):
+        """Where frames above a function are counted, ours is none of them; `logging` knows so since Python 3.11."""
+        logger, records = logging.getLogger("here"), []
+        logger.setLevel(logging.INFO)
+        said = lambda record: records.append((record.pathname, record.lineno))  # noqa: E731
+        logger.addFilter(said)
+
+        def warns():
+            warnings.warn("near", UserWarning, stacklevel=2)
+            logger.info("far", stacklevel=2)
+
+        async def warns_later():
+            warns()
+
+        def warns_on_the_way():
+            yield warns()
+
+        class Owner:
+            method = decorate(lambda self: warns())
+
+        def calls():
+            decorate(lambda: warnings.warn("near", UserWarning, stacklevel=2))()
+            list(decorate(warns_on_the_way)())
+            anyio.run(decorate(warns_later))
+            Owner().method()
+            decorate(warns)()
+
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            calls()
+        logger.removeFilter(said)
+        own = [each for each in seen if each.filename == __file__]
+        first = inspect.getsourcelines(calls)[1]
+        assert len(own) == 5
+        assert (own[0].lineno, own[-1].lineno) == (first + 1, first + 5)
+        if sys.version_info >= (3, 11):
+            assert records[-1] == (__file__, first + 5)
 
     def test_a_warning_is_of_the_users_script(self):
         """What a decorated function of a script warns its caller of is shown, as it is of the bare one."""
