@@ -52,7 +52,11 @@ except ImportError:  # Windows: without advisory locks nobody could tell a dead 
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 QUOTA_BYTES = 512 * 1024 * 1024
-"""All segments of a user together; what is there already and a tenth of what is free, if that is less."""
+"""All segments of a user together; what is there already and a tenth of what is free, if that is less.
+
+But one segment at least: a process writes so much in any case, and removing it would lose what can still be sent.
+"""
+_SMALL_BYTES = 4 * SEGMENT_BYTES
 _ACCOUNTS = "accounts.jsonl"
 LETTERS = "rejected.jsonl"
 """The file of what the platform would not have."""
@@ -155,6 +159,8 @@ class Spool:
         self._owner: Owner | None = None
         self._former_owners: list[Owner] = []
         self._may_take = quota_bytes
+        self.is_small = False
+        """Whether memory has more room than this disk: then it is for what a crash would lose, and no store."""
         self._is_closed = False
         self._pen: _Pen | None = None
         self._segments: list[Segment] = []  # of our own, oldest first
@@ -210,7 +216,9 @@ class Spool:
             if self._pen is old and not self._is_closed:
                 if self._owner is None:
                     self._owner = self._folder.new_owner(self._destination)
-                    self._may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
+                    may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
+                    self._may_take = max(may_take, self._segment_bytes)
+                    self.is_small = may_take < _SMALL_BYTES
                 pen = self._begin_segment(self._owner)
                 self._segments.append(pen.segment)
                 self._pen = pen

@@ -268,7 +268,7 @@ class Worker:
         """Whether the outbox may have a new fact."""
         outbox = self._outbox
         room, length = self._room, 0
-        if outbox.is_in_trouble:
+        if outbox.is_in_trouble and not (self._spool is not None and self._spool.is_small):
             room, length = self._room_in_trouble, outbox.length
         if outbox.size < room and length < _ROOM_IN_TROUBLE_RECORDS:
             return True

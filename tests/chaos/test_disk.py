@@ -104,6 +104,32 @@ def test_full_and_away(trial, proxy, oracle, small_disk):
     require_all(trial, oracle, program)
 
 
+def test_small_and_away(trial, proxy, oracle, tmp_path):
+    """A disk smaller than memory is no store: in an outage nothing is kept on it alone, for the quota to take."""
+    proxy.refuse()
+    go = trial.folder / "go"
+    admit = (
+        "import prefactor_trace._worker as worker; worker._QUOTA_SECONDS = 0.05\n"
+        "small = lambda: [subjects.record(20) for _ in range(20)]\n"
+        "for _ in range(100):\n"
+        "    with pt.instance(): small()\n"
+        "    time.sleep(0.02)\n"
+        "open(os.environ['GO'], 'w').close()\n"
+    )
+
+    def look():
+        while not go.exists():
+            time.sleep(0.02)
+        proxy.admit()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    with mounted(tmp_path / "mebibyte", "size=1m"):
+        program = Recording(trial, admit, PREFACTOR_SPOOL_DIR=str(tmp_path / "mebibyte/spool"), GO=str(go))
+        thread.join(5)
+        require_all(trial, oracle, program, RECORDS + 100 * 23)
+
+
 def test_drains_a_full_disk(trial, oracle, small_disk):
     """What waits on a full disk is sent and removed, though nothing can be written there."""
     spool = {"PREFACTOR_SPOOL_DIR": str(small_disk / "spool")}
