@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from prefactor_trace import _frames
-from prefactor_trace._outbox import interrupted
+from prefactor_trace._outbox import Strike, interrupted
 from prefactor_trace._record import (
     FINISH,
     REGISTER,
@@ -124,12 +124,14 @@ class Found(NamedTuple):
         segment: Where it is.
         is_known: The platform has it; it matters only because it says that its run goes on, or does no more.
         is_suspect: The platform may have been told of this span while it was running.
+        strike: The platform has failed over it before.
     """
 
     fact: Fact
     segment: Segment
     is_known: bool = False
     is_suspect: bool = False
+    strike: Strike | None = None
 
 
 class Spool:
@@ -290,6 +292,15 @@ class Spool:
                 by_segment.setdefault(home, []).append(span_id)
         for segment, ids in by_segment.items():
             self._append(segment, _frames.ANNOUNCED, orjson.dumps(ids))
+
+    def note_strikes(self, strikes: Iterable[tuple[Home, Strike]]) -> None:
+        """Write down over what the platform has failed, so that the next process need not begin to count again."""
+        by_segment: dict[Segment, dict[str, tuple[str, int, int]]] = {}
+        for home, strike in strikes:
+            if isinstance(home, Segment):
+                by_segment.setdefault(home, {})[strike.identity] = strike[1:]
+        for segment, group in by_segment.items():
+            self._append(segment, _frames.STRUCK, orjson.dumps(group))
 
     def _append(self, segment: Segment, kind: int, body: bytes) -> bool:
         """Add to a segment, sealed or not. If that fails, more than needed will be sent again, and nothing is lost."""
@@ -554,7 +565,7 @@ def _found(fact: Fact, segment: Segment, contents: Contents, running: set[str]) 
     """Return what a fact means to whoever takes it over; None: nothing any more."""
     key = identity(fact)
     if key not in contents.settled:
-        return Found(fact, segment, is_suspect=key in contents.announced)
+        return Found(fact, segment, is_suspect=key in contents.announced, strike=contents.strikes.get(key))
     matters = type(fact) is InstanceFinished or (
         type(fact) is InstanceRegistered and fact.instance_id in running
     )
@@ -594,6 +605,7 @@ class Contents:
         self.settled: set[str] = set()
         self.dropped: set[str] = set()
         self.announced: set[str] = set()
+        self.strikes: dict[str, Strike] = {}
         self.renamed: dict[str, str] = {}
         self.schemas: dict[str, DeclaredSchema] = {}
         numbers: set[int] = set()
@@ -611,7 +623,7 @@ class Contents:
         if found.kind == _frames.SCHEMA:
             with contextlib.suppress(ValueError):
                 self.schemas.update(_frames.decode_schema(found.body))
-        if found.kind not in (_frames.SETTLED, _frames.ANNOUNCED):
+        if found.kind not in (_frames.SETTLED, _frames.ANNOUNCED, _frames.STRUCK):
             return
         try:
             body = orjson.loads(found.body)
@@ -619,6 +631,8 @@ class Contents:
             return
         if found.kind == _frames.ANNOUNCED:
             self.announced |= _texts(body)
+        elif found.kind == _frames.STRUCK:
+            self.strikes.update(_strikes(body))
         elif isinstance(body, dict):
             self.dropped |= _texts(body.get("dropped"))
             self.settled |= _texts(body.get("delivered")) | self.dropped
@@ -653,6 +667,14 @@ class Contents:
 
 def _texts(value: object) -> set[str]:
     return {each for each in value if isinstance(each, str)} if isinstance(value, (list, dict)) else set()
+
+
+def _strikes(body: object) -> Iterator[tuple[str, Strike]]:
+    """Yield what is in a STRUCK frame, by id or key; without what is of another shape."""
+    for identity_, said in body.items() if isinstance(body, dict) else ():
+        match said:
+            case [str(key), int(strikes), int(tries)]:
+                yield identity_, Strike(identity_, key, strikes, tries)
 
 
 def _write_all(fd: int, data: bytes) -> None:

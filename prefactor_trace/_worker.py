@@ -608,12 +608,18 @@ class Worker:
             refused = self._outbox.resolve(outcome, time.monotonic(), _ids.randomness())
             for instance_id in outcome.terminated:
                 self._shelf.unpin(instance_id)
+            struck = [
+                (home, strike)
+                for strike in self._outbox.take_strikes()
+                for home in self._shelf.homes_of(strike.identity)[:1]
+            ]
         # Before anybody who waits for it is told, and without the lock: a handler may ask us for anything.
         self._tell(outcome)
         self._settle(outcome.renamed)
         if self._spool is not None:
             if outcome.partition is not None:
                 self._spool.learn_account(outcome.partition)
+            self._spool.note_strikes(struck)
             if refused:
                 self._spool.reject(_letters(step, refused, outcome))
         with self._progress:
@@ -721,6 +727,8 @@ class Worker:
             self._half_here.add(fact.instance_id)
         if found.is_suspect:
             self._outbox.suspect(fact.id)  # type: ignore[union-attr] # a span
+        if found.strike is not None:
+            self._outbox.recall(found.strike)
         self._outbox.put_back(fact, now)
 
     def _end_reading(self, spool: Spool, reading: _Reading) -> None:
