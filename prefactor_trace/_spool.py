@@ -368,6 +368,11 @@ class Spool:
             if self._folder.accounts().get(self._destination) != partition:
                 self._folder.note_account(self._destination, partition)
 
+    @property
+    def account(self) -> str | None:
+        """The partition of the account that our token belongs to, as far as any process has heard."""
+        return self._partition or self._folder.accounts().get(self._destination)
+
     def _may_send(self, destination: object) -> bool:
         return may_follow(destination, self._destination, self._partition, self._folder) is True
 

@@ -615,10 +615,10 @@ class Worker:
             ]
         # Before anybody who waits for it is told, and without the lock: a handler may ask us for anything.
         self._tell(outcome)
+        if self._spool is not None and outcome.partition is not None:
+            self._spool.learn_account(outcome.partition)  # first: what is left of a settled run needs it
         self._settle(outcome.renamed)
         if self._spool is not None:
-            if outcome.partition is not None:
-                self._spool.learn_account(outcome.partition)
             self._spool.note_strikes(struck)
             if refused:
                 self._spool.reject(_letters(step, refused, outcome))
@@ -703,6 +703,7 @@ class Worker:
         if now < self._adopt_at:
             return None
         self._adopt_at = now + _ADOPT_SECONDS
+        getattr(self._exporter, "recall_partition", _nothing)(spool.account)
         if spool.wants_account and (account := getattr(self._exporter, "account", None)) is not None:
             partition = account()
             if partition is not None:
@@ -775,7 +776,7 @@ class Worker:
         return True
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
