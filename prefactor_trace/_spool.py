@@ -15,6 +15,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import stat
 import sys
 import threading
@@ -65,6 +66,7 @@ _LETTERS_BYTES = 64 * 1024 * 1024
 _RETRY_SECONDS = 30.0
 _OPENING_SECONDS = 0.5
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_OWNER = re.compile("[0-9a-f]{16}-[0-9a-f]{16}")
 _LOCK = ".lock"
 _SEGMENT = ".seg"
 
@@ -391,6 +393,8 @@ class Spool:
         own_pid = os.getpid()
         for name in self._folder.owners():
             said, is_alive = self._folder.look_at(name)
+            if said is None and not is_alive:
+                self._folder.sweep(name)
             if said is None or is_alive or not self._may_send(said.get("destination")):
                 continue
             is_child = own_pid in (said.get("parent"), said.get("started_by"))
@@ -818,7 +822,7 @@ class Folder:
             fd = self.open(name + _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             # Somebody who looks for dead owners may have been faster.
             try:
-                if _lock(fd):
+                if _lock(fd) and os.fstat(fd).st_nlink:
                     break
             except OSError:
                 os.close(fd)
@@ -883,6 +887,19 @@ class Folder:
                 return Owner(self, name, fd, b"", since if isinstance(since, int) else 0)
         os.close(fd)
         return None
+
+    def sweep(self, name: str) -> None:
+        """Remove the lock of an owner that died before it had said or written anything."""
+        if _OWNER.fullmatch(name) is None:
+            return
+        with contextlib.suppress(OSError):
+            fd = self.open(name + _LOCK, os.O_RDWR)
+            try:
+                # Asked when nobody else can be writing into it.
+                if _lock(fd) and not os.fstat(fd).st_size and not self.segments_of(name):
+                    self.remove(name + _LOCK)
+            finally:
+                os.close(fd)
 
     def accounts(self) -> dict[str, str]:
         """Return which destination has turned out to be which account, by the account's partition."""
