@@ -68,6 +68,7 @@ _OPENING_SECONDS = 0.5
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _OWNER = re.compile("[0-9a-f]{16}-[0-9a-f]{16}")
 _LOCK = ".lock"
+_HIGH = 512
 _SEGMENT = ".seg"
 
 # Every fact goes through these three.
@@ -114,7 +115,10 @@ class _Pen:
 
     # Closing by hand could close a descriptor under a thread that is about to write: it might be the program's by then.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self.fd)
+        try:  # noqa: SIM105 - at the end of the program there may be no contextlib any more
+            close(self.fd)
+        except OSError:  # the program has closed all there were
+            pass
         self.segment.is_quiet = True
 
 
@@ -179,7 +183,7 @@ class Spool:
 
     # -- any thread ----------------------------------------------------------------------------------------
 
-    def write(self, fact: Fact) -> Segment | None:
+    def write(self, fact: Fact, *, is_second_try: bool = False) -> Segment | None:
         """Put *fact* on disk. Return where, None if that is not possible. Never raises."""
         pen = self._pen or self._take_new_pen(None)
         if pen is None:
@@ -196,7 +200,8 @@ class Spool:
             written = _write(pen.fd, data)
         except OSError as error:
             self._fail(error)
-            return None
+            is_closed = error.errno == errno.EBADF and not is_second_try
+            return self.write(fact, is_second_try=True) if is_closed else None
         if written < len(data):
             self._fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
             return None
@@ -250,10 +255,12 @@ class Spool:
         pen, self._pen = self._pen, None
         if pen is not None:
             pen.segment.is_sealed = True
-        if self._owner is not None and (error.errno == errno.ENOENT or not self._folder.has(self._owner)):
+        is_closed = error.errno == errno.EBADF  # by the program, and so is the lock
+        is_gone = is_closed or error.errno == errno.ENOENT
+        if self._owner is not None and (is_gone or not self._folder.has(self._owner)):
             self._former_owners.append(self._owner)  # its files are gone; a new folder needs a new lock
             self._owner = None
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        self._retry_at = 0.0 if is_closed else time.monotonic() + _RETRY_SECONDS
         self.failure = error.strerror or type(error).__name__
 
     # -- the sender ----------------------------------------------------------------------------------------
@@ -706,7 +713,7 @@ class Owner:
         """Make the next file. Return its descriptor and its name. Raises OSError."""
         name = f"{self.name}.{next(self._numbers):06d}{_SEGMENT}"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        return self._folder.open(name, flags), name
+        return _aside(self._folder.open(name, flags)), name
 
     def segments(self) -> list[str]:
         """Return the names of its files, oldest first."""
@@ -722,7 +729,8 @@ class Owner:
         """Let go of the lock, or, in a forked child, of our share in it."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # the program may have closed it
+                os.close(fd)
 
 
 class Folder:
@@ -846,7 +854,7 @@ class Folder:
             self.remove(name + _LOCK)
             os.close(fd)
             raise
-        return Owner(self, name, fd, description)
+        return Owner(self, name, _aside(fd), description)
 
     def has(self, owner: Owner) -> bool:
         """Whether the owner's lock is still where it was."""
@@ -938,6 +946,19 @@ def _started_by() -> int | None:
     process = sys.modules.get("multiprocessing.process")
     parent = None if process is None else process.parent_process()
     return None if parent is None else parent.pid
+
+
+def _aside(fd: int) -> int:
+    """Move a descriptor that stays open to where no file of the program's comes.
+
+    Some programs close all descriptors. The next file that is opened would have the number of ours, and our records.
+    """
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    except OSError:  # there are not so many
+        return fd
+    os.close(fd)
+    return high
 
 
 def _lock(fd: int) -> bool:

@@ -615,13 +615,15 @@ class Worker:
             ]
         # Before anybody who waits for it is told, and without the lock: a handler may ask us for anything.
         self._tell(outcome)
-        if self._spool is not None and outcome.partition is not None:
-            self._spool.learn_account(outcome.partition)  # first: what is left of a settled run needs it
-        self._settle(outcome.renamed)
-        if self._spool is not None:
+        if (
+            self._spool is not None
+        ):  # first: what is settled is never looked at again, whatever happens to us now
+            if outcome.partition is not None:
+                self._spool.learn_account(outcome.partition)
             self._spool.note_strikes(struck)
             if refused:
                 self._spool.reject(_letters(step, refused, outcome))
+        self._settle(outcome.renamed)
         with self._progress:
             self._progress.notify_all()
 

@@ -1093,6 +1093,23 @@ class TestLetters:
         assert letter["record"]["_type"] == "agent_spans/create"
         assert (folder / "rejected.jsonl").stat().st_mode & 0o777 == 0o600
 
+    def test_a_letter_is_written_before_its_record_is_settled(self, keep, site, folder, monkeypatch):
+        """Whoever is killed between the two is followed by somebody who writes it again, and not by nobody."""
+
+        def die(*_):
+            raise RuntimeError("killed")
+
+        worker = keep()
+        site.refuses = {"a": "422"}
+        put(worker, "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "settle", die)
+            with pytest.raises(RuntimeError, match="killed"):
+                worker.flush(5)
+
+        (line,) = (folder / "rejected.jsonl").read_bytes().splitlines()
+        assert orjson.loads(line)["record"]["idempotency_key"] == "a"
+
     def test_what_is_held_is_not_refused(self, keep, site, folder):
         """Spans of a run that is not known yet are neither dropped nor written off."""
         worker = keep()
