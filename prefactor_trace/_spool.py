@@ -199,7 +199,7 @@ class Spool:
         try:
             written = _write(pen.fd, data)
         except OSError as error:
-            self._fail(error)
+            self._fail(error, pen)
             is_closed = error.errno == errno.EBADF and not is_second_try
             return self.write(fact, is_second_try=True) if is_closed else None
         if written < len(data):
@@ -251,13 +251,19 @@ class Spool:
             raise
         return pen
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: OSError, failing: _Pen | None = None) -> None:
+        if error.errno == errno.EBADF and failing is not None:
+            failing.fd = -1  # the number may be another file's by now
+            if self._pen is not failing:  # another thread has taken a new one
+                return
         pen, self._pen = self._pen, None
         if pen is not None:
             pen.segment.is_sealed = True
         is_closed = error.errno == errno.EBADF  # by the program, and so is the lock
         is_gone = is_closed or error.errno == errno.ENOENT
         if self._owner is not None and (is_gone or not self._folder.has(self._owner)):
+            if is_closed:
+                self._owner.renounce()
             self._former_owners.append(self._owner)  # its files are gone; a new folder needs a new lock
             self._owner = None
         self._retry_at = 0.0 if is_closed else time.monotonic() + _RETRY_SECONDS
@@ -724,6 +730,10 @@ class Owner:
         if self._fd is not None and not self.segments():
             self._folder.remove(self.name + _LOCK)
         self.close()
+
+    def renounce(self) -> None:
+        """The lock has been closed by somebody else, and its number may be another file's by now."""
+        self._fd = None
 
     def close(self) -> None:
         """Let go of the lock, or, in a forked child, of our share in it."""

@@ -204,29 +204,19 @@ def test_the_folder_is_deleted(trial, oracle, what):
 
 
 def test_all_descriptors_are_closed(trial, oracle):
-    """A program that closes all there are, and opens a file then, finds nothing of ours in it."""
+    """A program that closes all there are finds nothing of ours in its next files, and what it records is on disk."""
     close = (
         "work(1)\n"
         "os.closerange(3, log); os.closerange(log + 1, 4096)\n"
         "mine = [open(os.environ['MINE'] + str(number), 'wb') for number in range(10)]\n"
-        "work(1)\n"
+        "work(1); work(1); os.kill(os.getpid(), 9)\n"
     )
-    mine = trial.folder / "mine"
-    program = Recording(trial, close, MINE=str(mine))
-    require_all(trial, oracle, program, RECORDS + 2 * 23)
-    assert all((trial.folder / f"mine{number}").read_bytes() == b"" for number in range(10))
-    assert trial.left == []
-
-
-def test_all_descriptors_are_closed_and_it_is_killed(trial, oracle):
-    """What it records afterwards is on disk, in other files."""
-    close = "os.closerange(3, log); os.closerange(log + 1, 4096)\nwork(1); work(1); os.kill(os.getpid(), 9)"
-    program = Program(trial, PROGRAM.replace("SABOTAGE", "work(1)\n" + close), PREFACTOR_BATCH_DELAY="60")
+    text = PROGRAM.replace("SABOTAGE", close)
+    program = Program(trial, text, PREFACTOR_BATCH_DELAY="60", MINE=str(trial.folder / "mine"))
     trial.subjects.append(program)
-    trial.adopt(5.0)
-    missing = [name for name in program.said("S") if name not in oracle.named]
-    assert missing == []
+    trial.require_whole(oracle)
     assert len(program.said("S")) == 60
+    assert all((trial.folder / f"mine{number}").read_bytes() == b"" for number in range(10))
 
 
 @pytest.fixture(scope="module")
