@@ -48,6 +48,8 @@ ANNOUNCED = 7
 """Spans the platform may have been told of while they were running: `[id, …]`."""
 SCHEMA = 9
 """What runs declare, if that was not built yet when they were registered: a line `[id, …]`, and the schema."""
+STRUCK = 10
+"""Records over which the platform has failed, when each was sent alone: `{id or key: [key, strikes, tries], …}`."""
 
 
 class Frame(NamedTuple):

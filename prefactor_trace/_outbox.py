@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefactor_trace._record import (
     FINISH,
     OPEN,
+    QUALITY,
     REGISTER,
     FinalStatus,
     InstanceFinished,
@@ -82,6 +83,7 @@ _FINISH_WAITS_FOR = 5  # so often a record is tried alone before its run's finis
 _HELD_KEPT_SECONDS = 600.0
 _SEARCH_PAUSE_SECONDS = 0.2
 _SEARCH_STEPS = 12
+_NO_STRIKE = (0, 0, 0)
 POISON = "refused: the platform fails over it"
 _LEFT_OUT = b'{"$truncated":"buffer full"}'
 
@@ -101,6 +103,22 @@ class Wait(NamedTuple):
 
 class Done(NamedTuple):
     """Closed, and nothing will come any more."""
+
+
+class Strike(NamedTuple):
+    """The platform has failed over a record that was sent alone.
+
+    Attributes:
+        identity: What the record is settled under.
+        key: The record's key.
+        strikes: How often, each after the platform had taken others.
+        tries: How often in all.
+    """
+
+    identity: str
+    key: str
+    strikes: int
+    tries: int
 
 
 class Limits(NamedTuple):
@@ -148,10 +166,13 @@ class Outbox:
         # Not to be sent now, by key; or by run or parent span, if the platform does not know it yet → until when, tries.
         self._held: dict[str, tuple[float, int]] = {}
         self._cap = limits.batch_size  # less while it is being found out which record the platform fails over
+        # How often something was taken, and how often a span was.
         self._successes = 0
+        self._span_successes = 0
         self._strikes: dict[
             str, tuple[int, int, int]
         ] = {}  # failed alone → strikes, after which success, tries
+        self._news_of_strikes: list[Strike] = []
         self._ticket = 0
         self._flush_ticket = 0
         self.holds_finishes = False
@@ -338,6 +359,11 @@ class Outbox:
         """Note that the platform may have been told of a span while it was running, by an earlier process."""
         self._unsure.add(span_id)
 
+    def recall(self, strike: Strike) -> None:
+        """Note over what the platform has failed when an earlier process sent it."""
+        seen = self._successes_for(strike.key)
+        self._strikes[strike.key] = (strike.strikes, seen, strike.tries)
+
     # -- out -----------------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Send | Wait | Done:
@@ -348,11 +374,18 @@ class Outbox:
             return Wait(self._not_before - now, for_news=False)
         due = self._due(now)
         if due is None or due > 0:
-            return Wait(due)
+            return Done() if self._is_in_vain(now) else Wait(due)
         self._in_flight = tuple(self._cut(now).values())
         if not self._in_flight:  # all that is due is held
-            return Wait(self._until_something_goes(now))
+            return Done() if self._is_in_vain(now) else Wait(self._until_something_goes(now))
         return Send(self._in_flight)
+
+    def _is_in_vain(self, now: float) -> bool:
+        """Whether the end waits only for what the platform has failed over again and again, and which is on disk."""
+        if not self._closing or self._settled is None or self.holds_finishes:
+            return False
+        held = [name for name, (until, _) in self._held.items() if until > now]
+        return bool(held) and all(self._strikes.get(name, _NO_STRIKE)[0] > 1 for name in held)
 
     def _until_something_goes(self, now: float) -> float:
         """Seconds, when all that is due is held."""
@@ -516,7 +549,7 @@ class Outbox:
         return record._replace(ended=None) if record.id in self._unsure and not record.announced else record
 
     def _tries(self, record: Record) -> int:
-        return self._strikes.get(record.key, (0, 0, 0))[2]
+        return self._strikes.get(record.key, _NO_STRIKE)[2]
 
     def _is_held(self, record: Record, now: float) -> bool:
         names = [record.key, record.instance_id]
@@ -554,9 +587,9 @@ class Outbox:
             self.bury(instance_id, reason)
         self._running.difference_update(outcome.terminated)  # nothing is finished over what was terminated
         self._notes.update(outcome.notes)
-        self._reachable = outcome.reachable
+        self._reachable = outcome.reachable or outcome.blames_batch  # who breaks off is there
         self._nowhere = outcome.nowhere
-        refused |= self._search_poison(left, outcome, now)
+        refused |= self._search_poison(sent, left, outcome, now)
         # Without progress and without a word why, asking again at once would spin.
         if outcome.trouble is not None or not (outcome.delivered or outcome.refused or outcome.dead):
             self._not_before = now + self._pause(outcome, jitter)
@@ -566,13 +599,18 @@ class Outbox:
             self._failures = 0
         return refused
 
-    def _search_poison(self, left: list[Record], outcome: Outcome, now: float) -> dict[str, str]:
+    def _search_poison(
+        self, sent: tuple[Record, ...], left: list[Record], outcome: Outcome, now: float
+    ) -> dict[str, str]:
         """Find the record over which the platform fails, by ever smaller batches; hold it, or give it up.
 
-        A failure counts against a record only if the platform has taken others since the last one: in an outage
-        everything fails.
+        A failure counts against a record only if the platform has taken others since the last one, and against a span
+        only if it has taken spans: in an outage everything fails, or all of a kind. So it may count on over many
+        processes.
         """
-        self._successes += bool(outcome.delivered)
+        taken = outcome.delivered
+        self._successes += bool(taken)
+        self._span_successes += any(type(each) is SpanRecord and each.key in taken for each in sent)
         if not outcome.blames_batch or not left:
             if outcome.trouble is None:
                 self._cap = min(self._cap * 2, self._limits.batch_size)
@@ -581,10 +619,14 @@ class Outbox:
             self._cap = max(1, len(left) // 2)
             return {}
         record = left[0]
-        strikes, seen, tries = self._strikes.get(record.key, (0, -1, 0))
-        strikes += self._successes > seen
-        self._strikes[record.key] = (strikes, self._successes, tries + 1)
+        strikes, seen, tries = self._strikes.get(record.key, _NO_STRIKE)
+        successes = self._successes_for(record.key)
+        strikes += successes > seen
+        self._strikes[record.key] = (strikes, successes, tries + 1)
         if strikes <= len(_STRIKE_SECONDS):
+            if self._settled is not None:
+                name = record.id if type(record) is SpanRecord else record.key
+                self._news_of_strikes.append(Strike(name, record.key, strikes, tries + 1))
             self._held[record.key] = (now + _STRIKE_SECONDS[max(0, strikes - 1)], strikes)
             return {}
         del self._strikes[record.key]
@@ -593,6 +635,11 @@ class Outbox:
         if type(record) is InstanceRegistered:
             self.bury(record.instance_id, POISON)
         return {record.key: POISON}
+
+    def _successes_for(self, key: str) -> int:
+        """Return how often something was taken that says that the platform takes a record like this."""
+        is_of_run = key.endswith((REGISTER, "-start", FINISH, QUALITY))
+        return self._successes if is_of_run else self._span_successes
 
     def _pause(self, outcome: Outcome, jitter: float) -> float:
         if outcome.retry_after is not None:
@@ -769,6 +816,8 @@ class Outbox:
         self._failures = 0
         if not self._silenced:
             self._not_before = now
+        for key in self._strikes:
+            self._held.pop(key, None)
 
     def abandon(self, reason: str, *, but: Container[str] = ()) -> None:
         """Drop everything that is left. *but*: ids and keys of what is kept elsewhere, and stays pending."""
@@ -796,6 +845,11 @@ class Outbox:
             return []
         settled, self._settled = self._settled, []
         return settled
+
+    def take_strikes(self) -> list[Strike]:
+        """Return over what the platform has failed since it was last asked."""
+        strikes, self._news_of_strikes = self._news_of_strikes, []
+        return strikes
 
     @property
     def ledger(self) -> Ledger:

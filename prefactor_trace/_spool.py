@@ -15,6 +15,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import stat
 import sys
 import threading
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from prefactor_trace import _frames
-from prefactor_trace._outbox import interrupted
+from prefactor_trace._outbox import Strike, interrupted
 from prefactor_trace._record import (
     FINISH,
     REGISTER,
@@ -52,7 +53,11 @@ except ImportError:  # Windows: without advisory locks nobody could tell a dead 
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 QUOTA_BYTES = 512 * 1024 * 1024
-"""All segments of a user together; what is there already and a tenth of what is free, if that is less."""
+"""All segments of a user together; what is there already and a tenth of what is free, if that is less.
+
+But one segment at least: a process writes so much in any case, and removing it would lose what can still be sent.
+"""
+_SMALL_BYTES = 4 * SEGMENT_BYTES
 _ACCOUNTS = "accounts.jsonl"
 LETTERS = "rejected.jsonl"
 """The file of what the platform would not have."""
@@ -61,7 +66,9 @@ _LETTERS_BYTES = 64 * 1024 * 1024
 _RETRY_SECONDS = 30.0
 _OPENING_SECONDS = 0.5
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_OWNER = re.compile("[0-9a-f]{16}-[0-9a-f]{16}")
 _LOCK = ".lock"
+_HIGH = 512
 _SEGMENT = ".seg"
 
 # Every fact goes through these three.
@@ -108,7 +115,10 @@ class _Pen:
 
     # Closing by hand could close a descriptor under a thread that is about to write: it might be the program's by then.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self.fd)
+        try:  # noqa: SIM105 - at the end of the program there may be no contextlib any more
+            close(self.fd)
+        except OSError:  # the program has closed all there were
+            pass
         self.segment.is_quiet = True
 
 
@@ -120,12 +130,14 @@ class Found(NamedTuple):
         segment: Where it is.
         is_known: The platform has it; it matters only because it says that its run goes on, or does no more.
         is_suspect: The platform may have been told of this span while it was running.
+        strike: The platform has failed over it before.
     """
 
     fact: Fact
     segment: Segment
     is_known: bool = False
     is_suspect: bool = False
+    strike: Strike | None = None
 
 
 class Spool:
@@ -155,6 +167,8 @@ class Spool:
         self._owner: Owner | None = None
         self._former_owners: list[Owner] = []
         self._may_take = quota_bytes
+        self.is_small = False
+        """Whether memory has more room than this disk: then it is for what a crash would lose, and no store."""
         self._is_closed = False
         self._pen: _Pen | None = None
         self._segments: list[Segment] = []  # of our own, oldest first
@@ -169,7 +183,7 @@ class Spool:
 
     # -- any thread ----------------------------------------------------------------------------------------
 
-    def write(self, fact: Fact) -> Segment | None:
+    def write(self, fact: Fact, *, is_second_try: bool = False) -> Segment | None:
         """Put *fact* on disk. Return where, None if that is not possible. Never raises."""
         pen = self._pen or self._take_new_pen(None)
         if pen is None:
@@ -185,8 +199,9 @@ class Spool:
         try:
             written = _write(pen.fd, data)
         except OSError as error:
-            self._fail(error)
-            return None
+            self._fail(error, pen)
+            is_closed = error.errno == errno.EBADF and not is_second_try
+            return self.write(fact, is_second_try=True) if is_closed else None
         if written < len(data):
             self._fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
             return None
@@ -210,7 +225,9 @@ class Spool:
             if self._pen is old and not self._is_closed:
                 if self._owner is None:
                     self._owner = self._folder.new_owner(self._destination)
-                    self._may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
+                    may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
+                    self._may_take = max(may_take, self._segment_bytes)
+                    self.is_small = may_take < _SMALL_BYTES
                 pen = self._begin_segment(self._owner)
                 self._segments.append(pen.segment)
                 self._pen = pen
@@ -234,14 +251,22 @@ class Spool:
             raise
         return pen
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: OSError, failing: _Pen | None = None) -> None:
+        if error.errno == errno.EBADF and failing is not None:
+            failing.fd = -1  # the number may be another file's by now
+            if self._pen is not failing:  # another thread has taken a new one
+                return
         pen, self._pen = self._pen, None
         if pen is not None:
             pen.segment.is_sealed = True
-        if self._owner is not None and (error.errno == errno.ENOENT or not self._folder.has(self._owner)):
+        is_closed = error.errno == errno.EBADF  # by the program, and so is the lock
+        is_gone = is_closed or error.errno == errno.ENOENT
+        if self._owner is not None and (is_gone or not self._folder.has(self._owner)):
+            if is_closed:
+                self._owner.renounce()
             self._former_owners.append(self._owner)  # its files are gone; a new folder needs a new lock
             self._owner = None
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        self._retry_at = 0.0 if is_closed else time.monotonic() + _RETRY_SECONDS
         self.failure = error.strerror or type(error).__name__
 
     # -- the sender ----------------------------------------------------------------------------------------
@@ -282,6 +307,15 @@ class Spool:
                 by_segment.setdefault(home, []).append(span_id)
         for segment, ids in by_segment.items():
             self._append(segment, _frames.ANNOUNCED, orjson.dumps(ids))
+
+    def note_strikes(self, strikes: Iterable[tuple[Home, Strike]]) -> None:
+        """Write down over what the platform has failed, so that the next process need not begin to count again."""
+        by_segment: dict[Segment, dict[str, tuple[str, int, int]]] = {}
+        for home, strike in strikes:
+            if isinstance(home, Segment):
+                by_segment.setdefault(home, {})[strike.identity] = strike[1:]
+        for segment, group in by_segment.items():
+            self._append(segment, _frames.STRUCK, orjson.dumps(group))
 
     def _append(self, segment: Segment, kind: int, body: bytes) -> bool:
         """Add to a segment, sealed or not. If that fails, more than needed will be sent again, and nothing is lost."""
@@ -349,6 +383,11 @@ class Spool:
             if self._folder.accounts().get(self._destination) != partition:
                 self._folder.note_account(self._destination, partition)
 
+    @property
+    def account(self) -> str | None:
+        """The partition of the account that our token belongs to, as far as any process has heard."""
+        return self._partition or self._folder.accounts().get(self._destination)
+
     def _may_send(self, destination: object) -> bool:
         return may_follow(destination, self._destination, self._partition, self._folder) is True
 
@@ -367,6 +406,8 @@ class Spool:
         own_pid = os.getpid()
         for name in self._folder.owners():
             said, is_alive = self._folder.look_at(name)
+            if said is None and not is_alive:
+                self._folder.sweep(name)
             if said is None or is_alive or not self._may_send(said.get("destination")):
                 continue
             is_child = own_pid in (said.get("parent"), said.get("started_by"))
@@ -546,7 +587,7 @@ def _found(fact: Fact, segment: Segment, contents: Contents, running: set[str]) 
     """Return what a fact means to whoever takes it over; None: nothing any more."""
     key = identity(fact)
     if key not in contents.settled:
-        return Found(fact, segment, is_suspect=key in contents.announced)
+        return Found(fact, segment, is_suspect=key in contents.announced, strike=contents.strikes.get(key))
     matters = type(fact) is InstanceFinished or (
         type(fact) is InstanceRegistered and fact.instance_id in running
     )
@@ -586,6 +627,7 @@ class Contents:
         self.settled: set[str] = set()
         self.dropped: set[str] = set()
         self.announced: set[str] = set()
+        self.strikes: dict[str, Strike] = {}
         self.renamed: dict[str, str] = {}
         self.schemas: dict[str, DeclaredSchema] = {}
         numbers: set[int] = set()
@@ -603,7 +645,7 @@ class Contents:
         if found.kind == _frames.SCHEMA:
             with contextlib.suppress(ValueError):
                 self.schemas.update(_frames.decode_schema(found.body))
-        if found.kind not in (_frames.SETTLED, _frames.ANNOUNCED):
+        if found.kind not in (_frames.SETTLED, _frames.ANNOUNCED, _frames.STRUCK):
             return
         try:
             body = orjson.loads(found.body)
@@ -611,6 +653,8 @@ class Contents:
             return
         if found.kind == _frames.ANNOUNCED:
             self.announced |= _texts(body)
+        elif found.kind == _frames.STRUCK:
+            self.strikes.update(_strikes(body))
         elif isinstance(body, dict):
             self.dropped |= _texts(body.get("dropped"))
             self.settled |= _texts(body.get("delivered")) | self.dropped
@@ -647,6 +691,14 @@ def _texts(value: object) -> set[str]:
     return {each for each in value if isinstance(each, str)} if isinstance(value, (list, dict)) else set()
 
 
+def _strikes(body: object) -> Iterator[tuple[str, Strike]]:
+    """Yield what is in a STRUCK frame, by id or key; without what is of another shape."""
+    for identity_, said in body.items() if isinstance(body, dict) else ():
+        match said:
+            case [str(key), int(strikes), int(tries)]:
+                yield identity_, Strike(identity_, key, strikes, tries)
+
+
 def _write_all(fd: int, data: bytes) -> None:
     if os.write(fd, data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -667,7 +719,7 @@ class Owner:
         """Make the next file. Return its descriptor and its name. Raises OSError."""
         name = f"{self.name}.{next(self._numbers):06d}{_SEGMENT}"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        return self._folder.open(name, flags), name
+        return _aside(self._folder.open(name, flags)), name
 
     def segments(self) -> list[str]:
         """Return the names of its files, oldest first."""
@@ -679,11 +731,16 @@ class Owner:
             self._folder.remove(self.name + _LOCK)
         self.close()
 
+    def renounce(self) -> None:
+        """The lock has been closed by somebody else, and its number may be another file's by now."""
+        self._fd = None
+
     def close(self) -> None:
         """Let go of the lock, or, in a forked child, of our share in it."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # the program may have closed it
+                os.close(fd)
 
 
 class Folder:
@@ -783,7 +840,7 @@ class Folder:
             fd = self.open(name + _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             # Somebody who looks for dead owners may have been faster.
             try:
-                if _lock(fd):
+                if _lock(fd) and os.fstat(fd).st_nlink:
                     break
             except OSError:
                 os.close(fd)
@@ -807,7 +864,7 @@ class Folder:
             self.remove(name + _LOCK)
             os.close(fd)
             raise
-        return Owner(self, name, fd, description)
+        return Owner(self, name, _aside(fd), description)
 
     def has(self, owner: Owner) -> bool:
         """Whether the owner's lock is still where it was."""
@@ -849,6 +906,19 @@ class Folder:
         os.close(fd)
         return None
 
+    def sweep(self, name: str) -> None:
+        """Remove the lock of an owner that died before it had said or written anything."""
+        if _OWNER.fullmatch(name) is None:
+            return
+        with contextlib.suppress(OSError):
+            fd = self.open(name + _LOCK, os.O_RDWR)
+            try:
+                # Asked when nobody else can be writing into it.
+                if _lock(fd) and not os.fstat(fd).st_size and not self.segments_of(name):
+                    self.remove(name + _LOCK)
+            finally:
+                os.close(fd)
+
     def accounts(self) -> dict[str, str]:
         """Return which destination has turned out to be which account, by the account's partition."""
         try:
@@ -886,6 +956,19 @@ def _started_by() -> int | None:
     process = sys.modules.get("multiprocessing.process")
     parent = None if process is None else process.parent_process()
     return None if parent is None else parent.pid
+
+
+def _aside(fd: int) -> int:
+    """Move a descriptor that stays open to where no file of the program's comes.
+
+    Some programs close all descriptors. The next file that is opened would have the number of ours, and our records.
+    """
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    except OSError:  # there are not so many
+        return fd
+    os.close(fd)
+    return high
 
 
 def _lock(fd: int) -> bool:

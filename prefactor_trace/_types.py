@@ -17,9 +17,10 @@ from collections import abc
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefactor_trace._peek import bases_of, class_attribute, has_base, module_of, own
+from prefactor_trace._shapes import OWN_DEFINITIONS, as_result, as_stream, plain, with_markers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 Json = dict[str, Any]
 
@@ -82,17 +83,15 @@ class Signature(NamedTuple):
             return False
 
     def describe(self) -> tuple[Json, Json]:
-        """Return the schemas of the arguments and of the result, each with its `$defs`. Loads pydantic."""
-        from prefactor_trace._value_schema import as_result, as_stream, describe, with_markers
-
+        """Return the schemas of the arguments and of the result, each with its `$defs`. May load pydantic."""
         names = self._names()
         annotations = dict(self._resolved(names))
         parts = _stream_parts(annotations.get(_RESULT)) if _RESULT in annotations else None
         if parts is not None:
             annotations.update(zip(("item of", "end of"), parts, strict=True))
             del annotations[_RESULT]
-        schemas, definitions = describe(annotations, names)
-        arguments = self._arguments(schemas, with_markers)
+        schemas, definitions = _described(annotations, names)
+        arguments = self._arguments(schemas)
         result = _ANY_OBJECT
         if _RESULT in schemas:
             result = as_result(schemas[_RESULT], definitions)
@@ -101,7 +100,7 @@ class Signature(NamedTuple):
             result = as_result(as_stream(schemas["item of"], end, definitions), definitions)
         return _with_definitions(arguments, definitions), _with_definitions(result, definitions)
 
-    def _arguments(self, schemas: Mapping[str, Json], with_markers: Callable[[Json], Json]) -> Json:
+    def _arguments(self, schemas: Mapping[str, Json]) -> Json:
         found: Json = {"type": "object"}
         properties: Json = {}
         for name, kind, _ in self.parameters:
@@ -168,10 +167,19 @@ def resolve(annotation: Any, namespace: dict[str, Any], names: Mapping[str, Any]
     return typing.get_type_hints(bearer, namespace, dict(names), include_extras=True)["it"]
 
 
+def _described(annotations: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[Mapping[str, Json], Json]:
+    """Return the JSON Schema of each annotation, and the `$defs` they refer to."""
+    simple = {name: plain(annotation) for name, annotation in annotations.items()}
+    if None not in simple.values():
+        return simple, {}  # type: ignore[return-value] # there is no None in it
+    # Here, because it loads pydantic, which takes longer than all the rest.
+    from prefactor_trace._value_schema import describe
+
+    return describe(annotations, names)
+
+
 def _with_definitions(schema: Json, definitions: Json) -> Json:
     """Add the definitions that *schema* needs, as they need each other."""
-    from prefactor_trace._value_schema import OWN_DEFINITIONS
-
     known = {**definitions, **OWN_DEFINITIONS}
     needed: Json = {}
     waiting = [schema]

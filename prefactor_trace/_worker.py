@@ -268,7 +268,7 @@ class Worker:
         """Whether the outbox may have a new fact."""
         outbox = self._outbox
         room, length = self._room, 0
-        if outbox.is_in_trouble:
+        if outbox.is_in_trouble and not (self._spool is not None and self._spool.is_small):
             room, length = self._room_in_trouble, outbox.length
         if outbox.size < room and length < _ROOM_IN_TROUBLE_RECORDS:
             return True
@@ -608,14 +608,22 @@ class Worker:
             refused = self._outbox.resolve(outcome, time.monotonic(), _ids.randomness())
             for instance_id in outcome.terminated:
                 self._shelf.unpin(instance_id)
+            struck = [
+                (home, strike)
+                for strike in self._outbox.take_strikes()
+                for home in self._shelf.homes_of(strike.identity)[:1]
+            ]
         # Before anybody who waits for it is told, and without the lock: a handler may ask us for anything.
         self._tell(outcome)
-        self._settle(outcome.renamed)
-        if self._spool is not None:
+        if (
+            self._spool is not None
+        ):  # first: what is settled is never looked at again, whatever happens to us now
             if outcome.partition is not None:
                 self._spool.learn_account(outcome.partition)
+            self._spool.note_strikes(struck)
             if refused:
                 self._spool.reject(_letters(step, refused, outcome))
+        self._settle(outcome.renamed)
         with self._progress:
             self._progress.notify_all()
 
@@ -697,6 +705,7 @@ class Worker:
         if now < self._adopt_at:
             return None
         self._adopt_at = now + _ADOPT_SECONDS
+        getattr(self._exporter, "recall_partition", _nothing)(spool.account)
         if spool.wants_account and (account := getattr(self._exporter, "account", None)) is not None:
             partition = account()
             if partition is not None:
@@ -721,6 +730,8 @@ class Worker:
             self._half_here.add(fact.instance_id)
         if found.is_suspect:
             self._outbox.suspect(fact.id)  # type: ignore[union-attr] # a span
+        if found.strike is not None:
+            self._outbox.recall(found.strike)
         self._outbox.put_back(fact, now)
 
     def _end_reading(self, spool: Spool, reading: _Reading) -> None:
@@ -767,7 +778,7 @@ class Worker:
         return True
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 

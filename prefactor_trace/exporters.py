@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from prefactor_trace import _guard
 from prefactor_trace._record import Outcome, SpanRecord
-from prefactor_trace._wire import NOT_SENDABLE, PARTITION_REQUEST, Learned, deliver, line_of, partition_in
+from prefactor_trace._wire import (
+    NOT_SENDABLE,
+    PARTITION_REQUEST,
+    Learned,
+    Response,
+    deliver,
+    line_of,
+    partition_in,
+)
 from prefactor_trace.http._protocol import headers as api_headers
 
 if TYPE_CHECKING:
@@ -60,6 +68,7 @@ class HttpExporter:
         self._destination: Destination | None = None
         self._connection: Connection | None = None
         self._learned = Learned()
+        self._recalled: str | None = None
 
     def export(self, batch: Sequence[Record], /) -> Outcome:
         """Hold the conversation about *batch* with the platform."""
@@ -72,7 +81,15 @@ class HttpExporter:
         try:
             request = next(conversation)
             while True:
-                request = conversation.send(connection.post(request.path, request.body))
+                answer = connection.post(request.path, request.body)
+                # Not every token may ask. Ids of no account would be refused, with all that an earlier process left.
+                if (
+                    request is PARTITION_REQUEST
+                    and isinstance(answer, Response)
+                    and 400 <= answer.status < 500
+                ):
+                    self._learned.partition = self._recalled
+                request = conversation.send(answer)
         except StopIteration as stop:
             outcome: Outcome = stop.value
             return outcome
@@ -84,6 +101,10 @@ class HttpExporter:
         """
         if self._locate() is not None:
             import prefactor_trace._network  # noqa: F401
+
+    def recall_partition(self, partition: str | None) -> None:
+        """Note the account's partition as an earlier process has heard it, in case that the platform does not say."""
+        self._recalled = partition
 
     def account(self) -> str | None:
         """Ask the destination for the account's partition. None: it does not say, or cannot be reached."""

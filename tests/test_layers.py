@@ -19,7 +19,7 @@ LAYERS = [
     {"_arrays", "_conversions", "_marks"},
     {"_readers", "_redact"},
     {"_error_text"},
-    {"_version", "_clock", "_ids", "_capture", "_ending", "_local"},
+    {"_version", "_clock", "_ids", "_capture", "_ending", "_local", "_shapes"},
     {"http", "_value_schema"},
     {"_types"},
     {"_schema", "_record"},

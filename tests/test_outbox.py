@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prefactor_trace._outbox import POISON, Done, Limits, Outbox, Send, Wait
+from prefactor_trace._outbox import POISON, Done, Limits, Outbox, Send, Strike, Wait
 from prefactor_trace._record import (
     InstanceFinished,
     InstanceRegistered,
@@ -1481,6 +1481,84 @@ class TestPoison:
 
         mine = [each for each in platform.stored if not each.startswith("fresh")]
         assert mine.index("x") < mine.index("r-finish")
+
+    def test_one_that_breaks_the_connection_is_searched_for_at_the_end(self):
+        """A platform that breaks off over one record is there: the others leave before the program ends."""
+        outbox = Outbox(reports=True)
+        names = [f"s{number:03}" for number in range(50)]
+        put(outbox, *(each for name in names for each in (started(name), ended(name))))
+        outbox.close(0.0, 5_000)
+        now, stored = 0.0, []
+        while not isinstance(step := outbox.next(now), Done) and now < 2.0:
+            if isinstance(step, Wait):
+                now += step.seconds
+                continue
+            sent = keys(step)
+            breaks = "s007" in sent
+            stored += [] if breaks else sent
+            outcome = Outcome(trouble="ReadError", reachable=False, blames_batch=True)
+            outbox.resolve(outcome if breaks else Outcome(frozenset(sent)), now, 0.5)
+
+        assert sorted(stored) == [each for each in names if each != "s007"]
+
+    def test_strikes_are_counted_over_many_processes(self):
+        """What one outbox knows the next one is told; after seven the record is given up, and its run finished."""
+        strikes, lives = [], 0
+        while strikes or not lives:
+            outbox = Outbox(reports=True)
+            for each in strikes:
+                outbox.recall(each)
+            put(
+                outbox,
+                registered("r"),
+                started("bad", run="r"),
+                ended("bad"),
+                InstanceFinished("r", 9, "complete"),
+            )
+            put(outbox, registered("own"), started("good", run="own"), ended("good"))
+            platform = Brittle(outbox, ["bad"])
+            outbox.close(0.0, 5_000)
+            platform.run(0.5)
+            lives += 1
+            strikes = list({each.key: each for each in [*strikes, *outbox.take_strikes()]}.values())
+            assert {each.identity for each in strikes} <= {"bad"}
+            if platform.given_up:
+                break
+            assert "good" in platform.stored
+
+        assert platform.given_up == ["bad"]
+        assert "r-finish" in platform.stored
+        assert lives == 8  # at its first failure, nothing had been taken yet
+
+    @pytest.mark.parametrize("taken", [0, 1])
+    def test_no_strike_counts_in_an_outage(self, taken):
+        """Where nothing is taken, or no span is, a process after the other may fail: nothing is given up."""
+        strike = Strike("s", "s", 6, 6)
+        for _ in range(20):
+            outbox = Outbox(reports=True)
+            outbox.recall(strike)
+            put(outbox, registered("run"), started("s"), ended("s"), InstanceFinished("run", 9, "failed"))
+            outbox.close(0.0, 5_000)
+            platform = Brittle(outbox, ["s"])
+            platform.is_down = not taken
+            platform.run(2.0)
+            assert platform.given_up == []
+            strike = next((each for each in outbox.take_strikes() if each.key == "s"), strike)
+        assert strike.strikes == 6
+        assert strike.tries > 6 or not taken
+
+    def test_the_end_does_not_wait_for_what_fails_again_and_again(self):
+        """With a spool, one more try is made of it, after all others, and the rest is left to the next process."""
+        outbox = Outbox(reports=True)
+        outbox.recall(Strike("bad", "bad", 2, 2))
+        put(outbox, started("bad"), ended("bad"), started("a"), ended("a"))
+        outbox.close(0.0, 5_000)
+        platform = Brittle(outbox, ["bad"])
+        platform.run(0.2)
+
+        assert platform.stored == ["a"]
+        assert platform.failures == 1
+        assert outbox.next(0.2) == Done()
 
     def test_an_announcement_that_is_held_is_not_taken_along(self):
         """A held open parent is not sent in front of its open children; it has its time to wait like all others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -807,6 +808,37 @@ class TestAdoption:
         house.end()
         assert before == files(folder)
         assert told([registered(), finished()]) == told(House(folder, "there").facts())
+
+    def test_a_process_that_died_at_its_first_step_leaves_nothing(self, folder):
+        """A lock that says nothing yet goes, if nobody holds it."""
+        Path(folder).mkdir(mode=0o700, parents=True)
+        dead = folder / f"{'0' * 16}-{'1' * 16}.lock"
+        beginning = folder / f"{'0' * 16}-{'2' * 16}.lock"
+        dead.touch()
+        with beginning.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            assert [] == House(folder).adopt()
+            assert files(folder) == [beginning.name]
+        assert [] == House(folder).adopt()
+        assert files(folder) == []
+
+    def test_a_lock_that_was_taken_for_a_dead_one(self, folder, monkeypatch):
+        """Whoever has just made its lock makes another if somebody has tidied it away."""
+        lock, names = _spool._lock, []
+
+        def after_somebody_has_tidied(fd):
+            names.extend(files(folder, ".lock"))
+            if len(names) == 1:
+                (folder / names[0]).unlink()
+            return lock(fd)
+
+        monkeypatch.setattr(_spool, "_lock", after_somebody_has_tidied)
+        house = House(folder)
+        house.tell(registered())
+
+        assert len(set(names)) == 2
+        assert files(folder, ".lock") == names[1:]
+        assert house.spool.failure is None
 
     def test_not_what_a_newer_version_has_written(self, folder):
         """Nor what is of a format that we do not know."""

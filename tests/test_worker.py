@@ -608,6 +608,11 @@ def on_disk(folder):
     return facts
 
 
+class Everything:
+    def __contains__(self, key):
+        return True
+
+
 class Site:
     """An exporter whose answers a test decides; it is what a platform is to the worker.
 
@@ -1088,6 +1093,23 @@ class TestLetters:
         assert letter["record"]["_type"] == "agent_spans/create"
         assert (folder / "rejected.jsonl").stat().st_mode & 0o777 == 0o600
 
+    def test_a_letter_is_written_before_its_record_is_settled(self, keep, site, folder, monkeypatch):
+        """Whoever is killed between the two is followed by somebody who writes it again, and not by nobody."""
+
+        def die(*_):
+            raise RuntimeError("killed")
+
+        worker = keep()
+        site.refuses = {"a": "422"}
+        put(worker, "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "settle", die)
+            with pytest.raises(RuntimeError, match="killed"):
+                worker.flush(5)
+
+        (line,) = (folder / "rejected.jsonl").read_bytes().splitlines()
+        assert orjson.loads(line)["record"]["idempotency_key"] == "a"
+
     def test_what_is_held_is_not_refused(self, keep, site, folder):
         """Spans of a run that is not known yet are neither dropped nor written off."""
         worker = keep()
@@ -1108,6 +1130,42 @@ class TestLetters:
         site.refuses = {}
 
         assert keep().take_over(5)[:4] == (1, 1, {}, 0)
+
+    def test_poison_is_given_up_by_short_programs_together(self, keep, site, folder):
+        """Each process tries a little, and leaves what it has found out to the next one; then it is written off."""
+        site.poison = {"bad-001"}
+        worker = keep()
+        put_all(worker, run_of("bad", spans=3))
+        for number in range(12):
+            put_all(worker, run_of(f"own{number}", spans=1))
+            worker.shutdown(2.0)
+            if (folder / "rejected.jsonl").exists():
+                break
+            worker = keep()
+            worker.take_over(0.05)
+
+        assert 3 <= number <= 9
+        (line,) = (folder / "rejected.jsonl").read_bytes().splitlines()
+        assert orjson.loads(line)["record"]["idempotency_key"] == "bad-001"
+        assert worker.ledger.dropped == {POISON: 1}
+        assert worker.ledger.pending == 0
+        assert {"bad-000", "bad-002", "bad-finish", f"own{number}-finish"} < set(site.stored)
+        assert list(folder.glob("*.seg")) == []
+
+    def test_no_outage_is_held_against_a_record(self, keep, site, folder):
+        """Processes that find everything failing, one after the other, give nothing up; the next one delivers all."""
+        site.poison = Everything()
+        for number in range(10):
+            worker = keep()
+            worker.take_over(0.02)
+            put_all(worker, run_of(f"own{number}", spans=1))
+            worker.shutdown(0.05)
+        site.poison = set()
+        ledger = keep().take_over(10)
+
+        assert ledger.dropped == {}
+        assert len(site.stored) == len(set(site.stored)) == 40
+        assert not (folder / "rejected.jsonl").exists()
 
     def test_poison_is_kept_for_people(self, keep, site, folder, monkeypatch):
         """A record over which the platform fails is written off with what the platform said."""

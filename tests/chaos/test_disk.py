@@ -104,6 +104,32 @@ def test_full_and_away(trial, proxy, oracle, small_disk):
     require_all(trial, oracle, program)
 
 
+def test_small_and_away(trial, proxy, oracle, tmp_path):
+    """A disk smaller than memory is no store: in an outage nothing is kept on it alone, for the quota to take."""
+    proxy.refuse()
+    go = trial.folder / "go"
+    admit = (
+        "import prefactor_trace._worker as worker; worker._QUOTA_SECONDS = 0.05\n"
+        "small = lambda: [subjects.record(20) for _ in range(20)]\n"
+        "for _ in range(100):\n"
+        "    with pt.instance(): small()\n"
+        "    time.sleep(0.02)\n"
+        "open(os.environ['GO'], 'w').close()\n"
+    )
+
+    def look():
+        while not go.exists():
+            time.sleep(0.02)
+        proxy.admit()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    with mounted(tmp_path / "mebibyte", "size=1m"):
+        program = Recording(trial, admit, PREFACTOR_SPOOL_DIR=str(tmp_path / "mebibyte/spool"), GO=str(go))
+        thread.join(5)
+        require_all(trial, oracle, program, RECORDS + 100 * 23)
+
+
 def test_drains_a_full_disk(trial, oracle, small_disk):
     """What waits on a full disk is sent and removed, though nothing can be written there."""
     spool = {"PREFACTOR_SPOOL_DIR": str(small_disk / "spool")}
@@ -175,6 +201,22 @@ def test_the_folder_is_deleted(trial, oracle, what):
     )
     program = Recording(trial, sabotage)
     require_all(trial, oracle, program)
+
+
+def test_all_descriptors_are_closed(trial, oracle):
+    """A program that closes all there are finds nothing of ours in its next files, and what it records is on disk."""
+    close = (
+        "work(1)\n"
+        "os.closerange(3, log); os.closerange(log + 1, 4096)\n"
+        "mine = [open(os.environ['MINE'] + str(number), 'wb') for number in range(10)]\n"
+        "work(1); work(1); os.kill(os.getpid(), 9)\n"
+    )
+    text = PROGRAM.replace("SABOTAGE", close)
+    program = Program(trial, text, PREFACTOR_BATCH_DELAY="60", MINE=str(trial.folder / "mine"))
+    trial.subjects.append(program)
+    trial.require_whole(oracle)
+    assert len(program.said("S")) == 60
+    assert all((trial.folder / f"mine{number}").read_bytes() == b"" for number in range(10))
 
 
 @pytest.fixture(scope="module")

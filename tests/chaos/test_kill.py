@@ -8,14 +8,39 @@ from __future__ import annotations
 
 import os
 import random
+import time
 
 import pytest
+from chaos.oracle import ok, status
 from chaos.proxy import NONE
 
 FIRST = int(os.environ.get("CHAOS_FIRST_SEED", "1"))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("CHAOS_SEEDS", "60")))
 VARIANTS = ("once", "unreachable", "twice", "adopter", "rotation", "announced")
 SHAPES = ("threads", "tasks", "nested", "long_open")
+
+
+def without_ids(spans):
+    """A manner: the token may not ask for ids; *spans*: how calls about spans are dealt with."""
+
+    def answer(oracle, peer, request):
+        if request.target.endswith("pfid/generate"):
+            return status(403, body=b'{"status":"error","code":"forbidden"}')(oracle, peer, request)
+        return (spans if request.target.endswith(("/bulk", "/agent_spans")) else ok)(oracle, peer, request)
+
+    return answer
+
+
+def test_a_token_that_may_not_ask_for_ids(trial, oracle):
+    """What is left of a run that an earlier process has registered is sent under ids of its account."""
+    oracle.manner = without_ids(status(503))
+    subject = trial.start("long_open", {"PREFACTOR_LIVE_AFTER": "60"}, count=5)
+    subject.wait_for("E")
+    while not ((trial.spool / "accounts.jsonl").exists() and any(oracle.runs)):
+        time.sleep(0.01)
+    subject.kill(0.2)
+    oracle.manner = without_ids(ok)
+    trial.require_whole(oracle)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
