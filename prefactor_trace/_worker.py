@@ -615,9 +615,8 @@ class Worker:
             ]
         # Before anybody who waits for it is told, and without the lock: a handler may ask us for anything.
         self._tell(outcome)
-        if (
-            self._spool is not None
-        ):  # first: what is settled is never looked at again, whatever happens to us now
+        # Before it is settled: then it is not looked at again, whatever happens to us.
+        if self._spool is not None:
             if outcome.partition is not None:
                 self._spool.learn_account(outcome.partition)
             self._spool.note_strikes(struck)
