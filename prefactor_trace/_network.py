@@ -255,22 +255,20 @@ class _Tls:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._wants_more = ssl.SSLWantReadError
-        self._is_over = (ssl.SSLZeroReturnError, ssl.SSLEOFError)
         self._do(self._tls.do_handshake, deadline)
 
     def send(self, data: bytes, deadline: _Deadline) -> None:
-        for start in range(0, len(data), _WRITE_BYTES):
-            piece = data[start : start + _WRITE_BYTES]
-            self._do(lambda: self._tls.write(piece), deadline)  # noqa: B023 - called before the next piece
+        left = memoryview(data)
+        while left:
+            piece = left[:_WRITE_BYTES]
+            left = left[self._do(lambda: self._tls.write(piece), deadline) :]  # noqa: B023 - called at once
 
     def receive(self, deadline: _Deadline) -> bytes:
-        try:
-            return self._do(lambda: self._tls.read(_READ_BYTES), deadline)
-        except self._is_over:
-            return b""
+        # An end that the server has not sealed raises: somebody may have cut the answer.
+        return self._do(lambda: self._tls.read(_READ_BYTES), deadline)
 
     def is_readable(self) -> bool:
-        return self._below.is_readable()
+        return bool(self._incoming.pending or self._tls.pending()) or self._below.is_readable()
 
     def close(self) -> None:
         self._below.close()

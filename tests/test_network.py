@@ -32,6 +32,7 @@ from hostile_server import (
     never_answering,
     never_reading,
     over_tls,
+    over_tls_at_once,
     reading_slowly,
     redirecting_to,
     refused_port,
@@ -60,6 +61,10 @@ def connected(url, *, timeout=TIMEOUT, proxy=None, headers=HEADERS):
         yield connection
     finally:
         connection.close()
+
+
+def https(server):
+    return server.url.replace("http", "https")
 
 
 def timed_post(connection, body=b"{}"):
@@ -488,7 +493,7 @@ def test_little_is_loaded():
 def test_an_unknown_certificate_is_refused(certificate):
     """A certificate that nobody vouches for is no platform: nothing is sent, and the log line can say why."""
     with HostileServer(over_tls(certificate, always(200))) as server:
-        with connected(server.url.replace("http", "https"), timeout=5) as connection:
+        with connected(https(server), timeout=5) as connection:
             answer = connection.post("bulk", b"{}")
         assert isinstance(answer, Unreachable)
         assert "certificate verify failed" in answer.why
@@ -499,9 +504,43 @@ def test_a_certificate_of_the_environment_is_trusted(certificate, monkeypatch):
     """`SSL_CERT_FILE` adds an authority, as company networks need; many requests share one handshake."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     with HostileServer(over_tls(certificate, always(200))) as server:
-        with connected(server.url.replace("http", "https"), timeout=5) as connection:
+        with connected(https(server), timeout=5) as connection:
             assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
         assert server.connections == 1
+
+
+def test_what_comes_behind_an_answer_over_tls_is_not_taken_for_the_next_one(certificate, monkeypatch):
+    """It ends the connection as it does without TLS, though it is not to be seen in the socket any more."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    twice = over_tls_at_once(certificate, response(200, b'{"asked":true}'), response(200, b'{"asked":false}'))
+    with HostileServer(twice) as server, connected(https(server), timeout=5) as connection:
+        assert [connection.post("bulk", b"{}").body for _ in range(3)] == [b'{"asked":true}'] * 3
+
+
+def test_an_end_that_comes_with_an_answer_over_tls_is_seen(certificate, monkeypatch):
+    """A server that says goodbye right behind its answer gets no further request over that connection."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    once = over_tls_at_once(certificate, response(200), close_notify=True)
+    with HostileServer(once) as server:
+        with connected(https(server), timeout=5) as connection:
+            assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
+        assert server.connections == 3
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_an_answer_that_may_be_cut_is_none(certificate, monkeypatch, is_cut):
+    """Over TLS, an answer that ends with the connection is whole only if the server says that this is the end."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+
+    def behave(peer):
+        peer.receive()
+        peer.send(b'HTTP/1.1 200 OK\r\n\r\n{"a":1}')
+        if not is_cut:
+            peer.sock.unwrap()
+
+    with HostileServer(over_tls(certificate, behave)) as server:
+        with connected(https(server), timeout=5) as connection:
+            assert isinstance(connection.post("bulk", b"{}"), Unreachable if is_cut else Response)
 
 
 @pytest.mark.parametrize("behaviour", [never_answering, dripping_body, reading_slowly])
@@ -509,7 +548,7 @@ def test_deadlines_hold_over_tls(certificate, monkeypatch, behaviour):
     """TLS reads and writes end by the same deadline."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     with HostileServer(over_tls(certificate, behaviour), receive_buffer=65_536) as server:
-        with connected(server.url.replace("http", "https")) as connection:
+        with connected(https(server)) as connection:
             answer, took = timed_post(connection, BIG if behaviour is reading_slowly else b"{}")
     assert answer == Unreachable("no whole answer within 0.3 s")
     assert took < within(AT_MOST)
@@ -522,7 +561,7 @@ def test_a_handshake_that_never_ends_is_given_up_in_time():
         peer.sock.recv(65_536)
         peer.drip(b"\x16\x03\x03\x40\x00" + b"\x00" * 10_000)  # a record of 16 KiB, on its way
 
-    with HostileServer(starve) as server, connected(server.url.replace("http", "https")) as connection:
+    with HostileServer(starve) as server, connected(https(server)) as connection:
         answer, took = timed_post(connection)
     assert isinstance(answer, Unreachable)
     assert took < within(AT_MOST + DRIP_SECONDS)
