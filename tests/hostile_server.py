@@ -316,6 +316,13 @@ def answering_twice(peer: Peer) -> None:
         peer.send(response(200, b'{"asked":true}') + response(200, b'{"asked":false}'))
 
 
+def hanging_up_on_the_second(peer: Peer) -> None:
+    """Answer the first request of each connection, and hang up on the next one when it is there."""
+    if peer.receive() is not None:
+        peer.send(response(200))
+        peer.receive()
+
+
 def tunnelling(peer: Peer) -> None:
     """Be an honest proxy: open the tunnel that is asked for, and carry bytes."""
     request = peer.receive()

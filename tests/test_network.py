@@ -29,6 +29,7 @@ from hostile_server import (
     gzip_bomb,
     half_then_close,
     half_then_reset,
+    hanging_up_on_the_second,
     never_answering,
     never_reading,
     over_tls,
@@ -341,12 +342,32 @@ def test_the_end_of_an_upgrade_is_no_answer():
 
 
 def test_a_connection_closed_while_idle_is_replaced():
-    """A server that closes after each answer, without saying so, costs a new connection or one missing answer."""
+    """A server that closes after each answer, without saying so, costs a new connection, and no answer."""
     with HostileServer(closing_after_each(lambda _request: response(200))) as server:
         with connected(server.url) as connection:
-            answers = [connection.post("bulk", b"{}") for _ in range(20)]
-        assert isinstance(answers[0], Response)
-        assert server.connections >= sum(isinstance(each, Response) for each in answers)
+            assert [connection.post("bulk", b"{}").status for _ in range(20)] == [200] * 20
+        assert server.connections == 20
+
+
+def test_a_request_on_its_way_to_a_connection_that_closes_is_sent_again():
+    """Who hangs up on a kept connection may have meant to before: the request gets a second one, and no blame."""
+    with HostileServer(hanging_up_on_the_second) as server:
+        with connected(server.url) as connection:
+            assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
+        assert (server.connections, len(server.requests)) == (3, 5)
+
+
+def test_a_request_that_breaks_two_connections_is_to_blame():
+    """Over a new connection, hanging up is an answer: the request is not sent a third time."""
+
+    def behave(peer):
+        while (request := peer.receive()) is not None and request.body == b"{}":
+            peer.send(response(200))
+
+    with HostileServer(behave) as server, connected(server.url) as connection:
+        connection.post("bulk", b"{}")
+        assert connection.post("bulk", b"poison").broke_off
+        assert [request.body for request in server.requests] == [b"{}", b"poison", b"poison"]
 
 
 def test_a_connection_seen_closed_is_not_used():
@@ -472,11 +493,54 @@ def test_a_proxy_over_tls_is_used(certificate, monkeypatch):
     assert proxy.requests[0].target == "http://platform.test/api/v1/bulk"
 
 
-@pytest.mark.parametrize("proxy", ["gopher://127.0.0.1:1", "socks5://127.0.0.1:1", "http://", "http://[bad"])
-def test_an_unusable_proxy_is_no_exception(proxy):
-    """Nonsense as a proxy is reported like an unreachable one."""
-    with connected("https://platform.test", proxy=proxy) as connection:
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "gopher://127.0.0.1:1",
+        "socks5://127.0.0.1:1",
+        "http://",
+        "http://[bad",
+        "http://ada:secret@h:no",
+        "http://ada\u2100:secret@h",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_unusable_proxy_is_no_exception(scheme, proxy):
+    """Nonsense as a proxy is reported like an unreachable one, without a word of it."""
+    with connected(f"{scheme}://platform.test", proxy=proxy) as connection:
+        answer = connection.post("bulk", b"{}")
+    assert isinstance(answer, Unreachable)
+    assert "an address" in answer.why
+    assert "secret" not in answer.why
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "\u00ad"])
+def test_an_unusable_address_is_no_exception(host):
+    """A host that cannot be a name is reported like an unreachable one."""
+    with connected(f"http://{host}") as connection:
         assert isinstance(connection.post("bulk", b"{}"), Unreachable)
+
+
+def test_a_name_in_other_letters():
+    """A host is found by the rules that browsers and httpx know; by older ones, this would be `fass.example`."""
+    with HostileServer(always(200)) as proxy:
+        with connected("http://Faß.example", proxy=proxy.url) as connection:
+            connection.post("bulk", b"{}")
+    assert proxy.requests[0].target == "http://xn--fa-hia.example/api/v1/bulk"
+    assert proxy.requests[0].headers["host"] == "xn--fa-hia.example"
+
+
+def test_no_error_shows_the_password_of_a_proxy():
+    """What a proxy says instead of HTTP, our own head for instance, is not repeated."""
+
+    def echo(peer):
+        peer.send(peer.receive().raw + b"\r\n\r\n")
+
+    with HostileServer(echo) as proxy:
+        address = f"http://ada:secret@127.0.0.1:{proxy.port}"
+        with connected("https://platform.test", proxy=address) as connection:
+            answer = connection.post("bulk", b"{}")
+    assert answer == Unreachable("the proxy gave no answer in HTTP")
 
 
 def test_little_is_loaded():
