@@ -11,10 +11,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import select
 import socket
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import h11
@@ -35,6 +34,8 @@ _READ_BYTES = 64 * 1024
 _WRITE_BYTES = 256 * 1024  # in one piece, as TLS makes a copy of it
 _IDLE_SECONDS = 4.0  # uvicorn closes idle connections after 5 s; a little earlier, we never meet a dying one
 _PORTS = {"http": 80, "https": 443}
+# A program may have set SIGPIPE to end it, as command line tools do; a server that goes away must not.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 _Headers: TypeAlias = list[tuple[str, str]]
 _T = TypeVar("_T")
@@ -226,20 +227,24 @@ def _connected(server: _Server, deadline: _Deadline) -> socket.socket:
     while True:
         family, kind, protocol, _, address = addresses.pop(0)
         share = deadline.left() / (len(addresses) + 1)
-        sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(share)
-            sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The first line fails for IPv6 where a system has none, and names have such addresses there, too.
+            sock = socket.socket(family, kind, protocol)
+            return _reaching(sock, address, share)
         except OSError:
-            sock.close()
             if not addresses:
                 raise
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
+
+
+def _reaching(sock: socket.socket, address: Any, seconds: float) -> socket.socket:
+    try:
+        sock.settimeout(seconds)
+        sock.connect(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 # -- bytes -------------------------------------------------------------------------------------------------
@@ -267,21 +272,25 @@ class _Socket:
         left = memoryview(data)
         while left:
             self._sock.settimeout(deadline.left())
-            left = left[self._sock.send(left) :]
+            left = left[self._sock.send(left, _NO_SIGNAL) :]
 
     def receive(self, deadline: _Deadline) -> bytes:
         self._sock.settimeout(deadline.left())
         return self._sock.recv(_READ_BYTES)
 
     def is_readable(self) -> bool:
-        if not hasattr(select, "poll"):  # Windows, where `select` takes any socket
-            return bool(select.select([self._sock], [], [], 0)[0])
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return bool(poll.poll(0))
+        try:
+            self._sock.settimeout(0)
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:  # an end, too
+            return True
+        return True
 
     def close(self) -> None:
-        self._sock.close()
+        with contextlib.suppress(OSError):  # somebody has closed all files, as daemons do
+            self._sock.close()
 
 
 class _Tls:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -193,6 +194,18 @@ def test_a_dead_address_does_not_hide_a_living_one(monkeypatch, names, status):
     assert took < within(0.6 * 1.2 + 0.25)
 
 
+def test_an_address_of_a_family_that_is_missing_does_not_hide_the_others(monkeypatch):
+    """Names have IPv6 addresses even for a system that has no IPv6: the next address is tried."""
+    with HostileServer(always(200)) as server:
+        found = [
+            (family, socket.SOCK_STREAM, 0, "", (server.host, server.port))
+            for family in (12_345, socket.AF_INET)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with connected(f"http://platform.test:{server.port}") as connection:
+            assert connection.post("bulk", b"{}").status == 200
+
+
 @contextlib.contextmanager
 def black_hole(port):
     """Yield an address where connecting neither succeeds nor fails: its queue is full and nobody accepts."""
@@ -368,6 +381,40 @@ def test_a_request_that_breaks_two_connections_is_to_blame():
         connection.post("bulk", b"{}")
         assert connection.post("bulk", b"poison").broke_off
         assert [request.body for request in server.requests] == [b"{}", b"poison", b"poison"]
+
+
+def test_a_connection_that_somebody_else_has_closed_is_replaced(monkeypatch):
+    """A program that closes all files, to become a daemon, costs a new connection."""
+    made = []
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", lambda sock, to: (made.append(sock), connect(sock, to)))
+    with HostileServer(always(200)) as server, connected(server.url) as connection:
+        connection.post("bulk", b"{}")
+        os.close(made[0].fileno())
+        assert connection.post("bulk", b"{}").status == 200
+        os.close(made[1].fileno())
+
+
+@pytest.mark.skipif(not hasattr(socket, "MSG_NOSIGNAL"), reason="this system cannot send without the signal")
+def test_a_server_that_goes_away_does_not_end_the_program():
+    """A program that has SIGPIPE end it, as command line tools do, outlives a server that does not read."""
+    program = (
+        "import signal, sys; from prefactor_trace._network import Connection; "
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL); "
+        "connection = Connection(sys.argv[1], {}, timeout=5, proxy=None); "
+        "print(type(connection.post('bulk', b'x' * 32_000_000)).__name__)"
+    )
+
+    def behave(peer):
+        peer.sock.recv(1)
+        peer.sock.shutdown(socket.SHUT_WR)  # sending to who has said goodbye is what the signal is for
+        peer.reset()
+
+    with HostileServer(behave) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", program, server.url], capture_output=True, check=True, text=True
+        )
+    assert done.stdout == "Unreachable\n"
 
 
 def test_a_connection_seen_closed_is_not_used():
