@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import select
+import functools
 import socket
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import h11
@@ -24,6 +24,7 @@ from prefactor_trace.http._protocol import verifying_context
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
+    from urllib.parse import SplitResult
 
     from prefactor_trace._wire import Answer
 
@@ -33,6 +34,8 @@ _READ_BYTES = 64 * 1024
 _WRITE_BYTES = 256 * 1024  # in one piece, as TLS makes a copy of it
 _IDLE_SECONDS = 4.0  # uvicorn closes idle connections after 5 s; a little earlier, we never meet a dying one
 _PORTS = {"http": 80, "https": 443}
+# A program may have set SIGPIPE to end it, as command line tools do; a server that goes away must not.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 _Headers: TypeAlias = list[tuple[str, str]]
 _T = TypeVar("_T")
@@ -50,28 +53,32 @@ class Connection:
     """
 
     def __init__(self, url: str, headers: dict[str, str], *, timeout: float, proxy: str | None) -> None:
+        self._url = url
+        self._headers = headers
         self._timeout = timeout
-        self._server = _Server.of(url)
-        self._headers = [("Host", self._server.host_header), *headers.items()]
         # HTTPS_PROXY often has no scheme.
-        self._proxy = None if proxy is None else proxy if "://" in proxy else "http://" + proxy
-        self._target = quote(urlsplit(url).path.rstrip("/"), safe="/%:@!$&'()*+,;=~") + "/api/v1/"
-        if self._proxy is not None and self._server.scheme == "http":
-            self._target = f"http://{self._server.host_header}{self._target}"
-            self._headers += _proxy_authorization(self._proxy)
+        self._proxy_url = None if proxy is None else proxy if "://" in proxy else "http://" + proxy
         self._tls: ssl.SSLContext | None = None
         self._link: _Link | None = None
 
     def post(self, path: str, body: bytes) -> Answer:
-        """Send *body* as JSON and return the answer, or why there is none. Never follows a redirect."""
+        """Send *body* as JSON and return the answer, or why there is none. Never follows a redirect.
+
+        What is sent must be harmless if it arrives twice.
+        """
         deadline = _Deadline(self._timeout)
-        link: _Link | None = None
+        kept = self._take_link()
+        answer = self._try(kept, path, body, deadline)
+        if kept is not None and isinstance(answer, Unreachable) and answer.broke_off:
+            # The server may have closed it while the request was on its way, which says nothing about the request.
+            return self._try(None, path, body, deadline)
+        return answer
+
+    def _try(self, link: _Link | None, path: str, body: bytes, deadline: _Deadline) -> Answer:
         try:
-            headers = [*self._headers, ("Content-Length", str(len(body)))]
-            request = h11.Request(method="POST", target=self._target + path, headers=headers)
-            link = self._usable_link() or _Link(self._connect(deadline))
-            self._link = None  # until it has served: what is broken is not used again
-            answer = link.exchange(request, body, deadline)
+            request = self._request(path, len(body))
+            link = link or _Link(self._connect(deadline))
+            return link.exchange(request, body, deadline)
         except _AnswerTooLargeError:
             return Unreachable(f"an answer over {_ANSWER_BYTES} bytes")
         except TimeoutError:
@@ -88,30 +95,48 @@ class Connection:
                 self._link = link
             elif link is not None:
                 link.close()
-        return answer
 
     def close(self) -> None:
         """Close the socket."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
-    def _usable_link(self) -> _Link | None:
-        if self._link is not None and not self._link.is_usable():
-            self.close()
-        return self._link
+    @functools.cached_property  # and not made with the object, as it may raise
+    def _server(self) -> _Server:
+        return _Server.of(self._url)
+
+    @functools.cached_property
+    def _proxy(self) -> _Server | None:
+        return None if self._proxy_url is None else _Server.of(self._proxy_url)
+
+    def _request(self, path: str, length: int) -> h11.Request:
+        server, proxy = self._server, self._proxy
+        target = f"{server.path}/api/v1/{path}"
+        headers = [("Host", server.host_header), *self._headers.items(), ("Content-Length", str(length))]
+        if proxy is not None and server.scheme == "http":
+            target = f"http://{server.host_header}{target}"
+            headers += proxy.authorization
+        return h11.Request(method="POST", target=target, headers=headers)
+
+    def _take_link(self) -> _Link | None:
+        link, self._link = self._link, None  # until it has served: what is broken is not used again
+        if link is not None and not link.is_usable():
+            link.close()
+            return None
+        return link
 
     def _connect(self, deadline: _Deadline) -> _Stream:
         """Return a stream to the server, or to a proxy that knows the way."""
-        proxy = None if self._proxy is None else _Server.of(self._proxy)
-        stream: _Stream = _Socket(_connected(proxy or self._server, deadline))
+        server, proxy = self._server, self._proxy
+        stream: _Stream = _Socket(_connected(proxy or server, deadline))
         try:
             if proxy is not None and proxy.scheme == "https":
                 stream = _Tls(stream, self._tls_context(), proxy.host, deadline)
-            if self._server.scheme == "https":
-                if self._proxy is not None:
-                    _ask_for_tunnel(stream, self._server, _proxy_authorization(self._proxy), deadline)
-                stream = _Tls(stream, self._tls_context(), self._server.host, deadline)
+            if server.scheme == "https":
+                if proxy is not None:
+                    _Link(stream).tunnel(server, proxy.authorization, deadline)
+                stream = _Tls(stream, self._tls_context(), server.host, deadline)
         except BaseException:
             stream.close()
             raise
@@ -144,19 +169,26 @@ class _Deadline:
 
 
 class _Server(NamedTuple):
-    """Who is at the other end of a connection."""
+    """Who is at the other end of a connection, as an address says it."""
 
     scheme: str
     host: str
     port: int | None
+    path: str
+    authorization: _Headers
+    """For a proxy: user name and password."""
 
     @classmethod
     def of(cls, url: str) -> _Server:
-        """Read *url*. Raises OSError for another scheme."""
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise OSError("an address begins with http:// or https://")
-        return cls(parts.scheme, parts.hostname.encode("idna").decode(), parts.port)
+        """Read *url*. Raises OSError for one that cannot be used, without a word of it: it may hold a password."""
+        try:
+            parts = urlsplit(url)
+            if parts.scheme not in _PORTS or not parts.hostname:
+                raise OSError("an address begins with http:// or https://")
+            path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+            return cls(parts.scheme, _ascii(parts.hostname), parts.port, path, _proxy_authorization(parts))
+        except ValueError:
+            raise OSError("an address that cannot be read") from None
 
     @property
     def host_header(self) -> str:
@@ -172,8 +204,16 @@ class _Server(NamedTuple):
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def _proxy_authorization(proxy: str) -> _Headers:
-    parts = urlsplit(proxy)
+def _ascii(host: str) -> str:
+    if host.isascii():
+        return host
+    # Not Python's own: it knows the rules of 2003, by which faß.example is fass.example, and somebody else's.
+    import idna
+
+    return idna.encode(host).decode()
+
+
+def _proxy_authorization(parts: SplitResult) -> _Headers:
     if parts.username is None:
         return []
     pair = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
@@ -187,20 +227,24 @@ def _connected(server: _Server, deadline: _Deadline) -> socket.socket:
     while True:
         family, kind, protocol, _, address = addresses.pop(0)
         share = deadline.left() / (len(addresses) + 1)
-        sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(share)
-            sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The first line fails for IPv6 where a system has none, and names have such addresses there, too.
+            sock = socket.socket(family, kind, protocol)
+            return _reaching(sock, address, share)
         except OSError:
-            sock.close()
             if not addresses:
                 raise
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
+
+
+def _reaching(sock: socket.socket, address: Any, seconds: float) -> socket.socket:
+    try:
+        sock.settimeout(seconds)
+        sock.connect(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 # -- bytes -------------------------------------------------------------------------------------------------
@@ -228,21 +272,25 @@ class _Socket:
         left = memoryview(data)
         while left:
             self._sock.settimeout(deadline.left())
-            left = left[self._sock.send(left) :]
+            left = left[self._sock.send(left, _NO_SIGNAL) :]
 
     def receive(self, deadline: _Deadline) -> bytes:
         self._sock.settimeout(deadline.left())
         return self._sock.recv(_READ_BYTES)
 
     def is_readable(self) -> bool:
-        if not hasattr(select, "poll"):  # Windows, where `select` takes any socket
-            return bool(select.select([self._sock], [], [], 0)[0])
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return bool(poll.poll(0))
+        try:
+            self._sock.settimeout(0)
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:  # an end, too
+            return True
+        return True
 
     def close(self) -> None:
-        self._sock.close()
+        with contextlib.suppress(OSError):  # somebody has closed all files, as daemons do
+            self._sock.close()
 
 
 class _Tls:
@@ -255,22 +303,20 @@ class _Tls:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._wants_more = ssl.SSLWantReadError
-        self._is_over = (ssl.SSLZeroReturnError, ssl.SSLEOFError)
         self._do(self._tls.do_handshake, deadline)
 
     def send(self, data: bytes, deadline: _Deadline) -> None:
-        for start in range(0, len(data), _WRITE_BYTES):
-            piece = data[start : start + _WRITE_BYTES]
-            self._do(lambda: self._tls.write(piece), deadline)  # noqa: B023 - called before the next piece
+        left = memoryview(data)
+        while left:
+            piece = left[:_WRITE_BYTES]
+            left = left[self._do(lambda: self._tls.write(piece), deadline) :]  # noqa: B023 - called at once
 
     def receive(self, deadline: _Deadline) -> bytes:
-        try:
-            return self._do(lambda: self._tls.read(_READ_BYTES), deadline)
-        except self._is_over:
-            return b""
+        # An end that the server has not sealed raises: somebody may have cut the answer.
+        return self._do(lambda: self._tls.read(_READ_BYTES), deadline)
 
     def is_readable(self) -> bool:
-        return self._below.is_readable()
+        return bool(self._incoming.pending or self._tls.pending()) or self._below.is_readable()
 
     def close(self) -> None:
         self._below.close()
@@ -349,7 +395,10 @@ class _Link:
         headers = [("Host", server.authority), *headers]
         request = h11.Request(method="CONNECT", target=server.authority, headers=headers)
         self._stream.send(self._http.send(request), deadline)
-        status = self._head(deadline).status_code
+        try:
+            status = self._head(deadline).status_code
+        except h11.RemoteProtocolError:  # quotes what came, and that may quote the password
+            raise OSError("the proxy gave no answer in HTTP") from None
         if not 200 <= status < 300:
             raise OSError(f"the proxy answered {status}")
 
@@ -381,7 +430,3 @@ class _Link:
             else:
                 deadline.left()  # interim answers without end are no answer either
                 return event
-
-
-def _ask_for_tunnel(stream: _Stream, server: _Server, headers: _Headers, deadline: _Deadline) -> None:
-    _Link(stream).tunnel(server, headers, deadline)

@@ -7,6 +7,7 @@ libraries hang, leak or lie. Nothing here outlives the `with` block of the serve
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import select
 import socket
@@ -315,6 +316,13 @@ def answering_twice(peer: Peer) -> None:
         peer.send(response(200, b'{"asked":true}') + response(200, b'{"asked":false}'))
 
 
+def hanging_up_on_the_second(peer: Peer) -> None:
+    """Answer the first request of each connection, and hang up on the next one when it is there."""
+    if peer.receive() is not None:
+        peer.send(response(200))
+        peer.receive()
+
+
 def tunnelling(peer: Peer) -> None:
     """Be an honest proxy: open the tunnel that is asked for, and carry bytes."""
     request = peer.receive()
@@ -343,5 +351,37 @@ def over_tls(certificate, behaviour):
     def behave(peer):
         with context.wrap_socket(peer.sock, server_side=True) as peer.sock:
             behaviour(peer)
+
+    return behave
+
+
+def over_tls_at_once(certificate, *records, close_notify=False):
+    """Answer each request over TLS with *records*, all in one piece of TCP; with *close_notify*, only the first."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+
+    def behave(peer):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+
+        def do(step, *arguments):
+            while True:
+                try:
+                    return step(*arguments)
+                except ssl.SSLWantReadError:
+                    peer.send(outgoing.read())
+                    chunk = peer.sock.recv(65_536)
+                    if not chunk:
+                        raise OSError("the client has gone") from None
+                    incoming.write(chunk)
+
+        do(tls.do_handshake)
+        while do(tls.read, 65_536):
+            for record in records:
+                tls.write(record)
+            if close_notify:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    tls.unwrap()
+            peer.send(outgoing.read())
 
     return behave

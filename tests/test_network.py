@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -29,9 +30,11 @@ from hostile_server import (
     gzip_bomb,
     half_then_close,
     half_then_reset,
+    hanging_up_on_the_second,
     never_answering,
     never_reading,
     over_tls,
+    over_tls_at_once,
     reading_slowly,
     redirecting_to,
     refused_port,
@@ -60,6 +63,10 @@ def connected(url, *, timeout=TIMEOUT, proxy=None, headers=HEADERS):
         yield connection
     finally:
         connection.close()
+
+
+def https(server):
+    return server.url.replace("http", "https")
 
 
 def timed_post(connection, body=b"{}"):
@@ -185,6 +192,18 @@ def test_a_dead_address_does_not_hide_a_living_one(monkeypatch, names, status):
             answer, took = timed_post(connection)
     assert (answer.status if isinstance(answer, Response) else None) == status
     assert took < within(0.6 * 1.2 + 0.25)
+
+
+def test_an_address_of_a_family_that_is_missing_does_not_hide_the_others(monkeypatch):
+    """Names have IPv6 addresses even for a system that has no IPv6: the next address is tried."""
+    with HostileServer(always(200)) as server:
+        found = [
+            (family, socket.SOCK_STREAM, 0, "", (server.host, server.port))
+            for family in (12_345, socket.AF_INET)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with connected(f"http://platform.test:{server.port}") as connection:
+            assert connection.post("bulk", b"{}").status == 200
 
 
 @contextlib.contextmanager
@@ -336,12 +355,66 @@ def test_the_end_of_an_upgrade_is_no_answer():
 
 
 def test_a_connection_closed_while_idle_is_replaced():
-    """A server that closes after each answer, without saying so, costs a new connection or one missing answer."""
+    """A server that closes after each answer, without saying so, costs a new connection, and no answer."""
     with HostileServer(closing_after_each(lambda _request: response(200))) as server:
         with connected(server.url) as connection:
-            answers = [connection.post("bulk", b"{}") for _ in range(20)]
-        assert isinstance(answers[0], Response)
-        assert server.connections >= sum(isinstance(each, Response) for each in answers)
+            assert [connection.post("bulk", b"{}").status for _ in range(20)] == [200] * 20
+        assert server.connections == 20
+
+
+def test_a_request_on_its_way_to_a_connection_that_closes_is_sent_again():
+    """Who hangs up on a kept connection may have meant to before: the request gets a second one, and no blame."""
+    with HostileServer(hanging_up_on_the_second) as server:
+        with connected(server.url) as connection:
+            assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
+        assert (server.connections, len(server.requests)) == (3, 5)
+
+
+def test_a_request_that_breaks_two_connections_is_to_blame():
+    """Over a new connection, hanging up is an answer: the request is not sent a third time."""
+
+    def behave(peer):
+        while (request := peer.receive()) is not None and request.body == b"{}":
+            peer.send(response(200))
+
+    with HostileServer(behave) as server, connected(server.url) as connection:
+        connection.post("bulk", b"{}")
+        assert connection.post("bulk", b"poison").broke_off
+        assert [request.body for request in server.requests] == [b"{}", b"poison", b"poison"]
+
+
+def test_a_connection_that_somebody_else_has_closed_is_replaced(monkeypatch):
+    """A program that closes all files, to become a daemon, costs a new connection."""
+    made = []
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", lambda sock, to: (made.append(sock), connect(sock, to)))
+    with HostileServer(always(200)) as server, connected(server.url) as connection:
+        connection.post("bulk", b"{}")
+        os.close(made[0].fileno())
+        assert connection.post("bulk", b"{}").status == 200
+        os.close(made[1].fileno())
+
+
+@pytest.mark.skipif(not hasattr(socket, "MSG_NOSIGNAL"), reason="this system cannot send without the signal")
+def test_a_server_that_goes_away_does_not_end_the_program():
+    """A program that has SIGPIPE end it, as command line tools do, outlives a server that does not read."""
+    program = (
+        "import signal, sys; from prefactor_trace._network import Connection; "
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL); "
+        "connection = Connection(sys.argv[1], {}, timeout=5, proxy=None); "
+        "print(type(connection.post('bulk', b'x' * 32_000_000)).__name__)"
+    )
+
+    def behave(peer):
+        peer.sock.recv(1)
+        peer.sock.shutdown(socket.SHUT_WR)  # sending to who has said goodbye is what the signal is for
+        peer.reset()
+
+    with HostileServer(behave) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", program, server.url], capture_output=True, check=True, text=True
+        )
+    assert done.stdout == "Unreachable\n"
 
 
 def test_a_connection_seen_closed_is_not_used():
@@ -467,11 +540,54 @@ def test_a_proxy_over_tls_is_used(certificate, monkeypatch):
     assert proxy.requests[0].target == "http://platform.test/api/v1/bulk"
 
 
-@pytest.mark.parametrize("proxy", ["gopher://127.0.0.1:1", "socks5://127.0.0.1:1", "http://", "http://[bad"])
-def test_an_unusable_proxy_is_no_exception(proxy):
-    """Nonsense as a proxy is reported like an unreachable one."""
-    with connected("https://platform.test", proxy=proxy) as connection:
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "gopher://127.0.0.1:1",
+        "socks5://127.0.0.1:1",
+        "http://",
+        "http://[bad",
+        "http://ada:secret@h:no",
+        "http://ada\u2100:secret@h",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_unusable_proxy_is_no_exception(scheme, proxy):
+    """Nonsense as a proxy is reported like an unreachable one, without a word of it."""
+    with connected(f"{scheme}://platform.test", proxy=proxy) as connection:
+        answer = connection.post("bulk", b"{}")
+    assert isinstance(answer, Unreachable)
+    assert "an address" in answer.why
+    assert "secret" not in answer.why
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "\u00ad"])
+def test_an_unusable_address_is_no_exception(host):
+    """A host that cannot be a name is reported like an unreachable one."""
+    with connected(f"http://{host}") as connection:
         assert isinstance(connection.post("bulk", b"{}"), Unreachable)
+
+
+def test_a_name_in_other_letters():
+    """A host is found by the rules that browsers and httpx know; by older ones, this would be `fass.example`."""
+    with HostileServer(always(200)) as proxy:
+        with connected("http://Faß.example", proxy=proxy.url) as connection:
+            connection.post("bulk", b"{}")
+    assert proxy.requests[0].target == "http://xn--fa-hia.example/api/v1/bulk"
+    assert proxy.requests[0].headers["host"] == "xn--fa-hia.example"
+
+
+def test_no_error_shows_the_password_of_a_proxy():
+    """What a proxy says instead of HTTP, our own head for instance, is not repeated."""
+
+    def echo(peer):
+        peer.send(peer.receive().raw + b"\r\n\r\n")
+
+    with HostileServer(echo) as proxy:
+        address = f"http://ada:secret@127.0.0.1:{proxy.port}"
+        with connected("https://platform.test", proxy=address) as connection:
+            answer = connection.post("bulk", b"{}")
+    assert answer == Unreachable("the proxy gave no answer in HTTP")
 
 
 def test_little_is_loaded():
@@ -488,7 +604,7 @@ def test_little_is_loaded():
 def test_an_unknown_certificate_is_refused(certificate):
     """A certificate that nobody vouches for is no platform: nothing is sent, and the log line can say why."""
     with HostileServer(over_tls(certificate, always(200))) as server:
-        with connected(server.url.replace("http", "https"), timeout=5) as connection:
+        with connected(https(server), timeout=5) as connection:
             answer = connection.post("bulk", b"{}")
         assert isinstance(answer, Unreachable)
         assert "certificate verify failed" in answer.why
@@ -499,9 +615,43 @@ def test_a_certificate_of_the_environment_is_trusted(certificate, monkeypatch):
     """`SSL_CERT_FILE` adds an authority, as company networks need; many requests share one handshake."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     with HostileServer(over_tls(certificate, always(200))) as server:
-        with connected(server.url.replace("http", "https"), timeout=5) as connection:
+        with connected(https(server), timeout=5) as connection:
             assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
         assert server.connections == 1
+
+
+def test_what_comes_behind_an_answer_over_tls_is_not_taken_for_the_next_one(certificate, monkeypatch):
+    """It ends the connection as it does without TLS, though it is not to be seen in the socket any more."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    twice = over_tls_at_once(certificate, response(200, b'{"asked":true}'), response(200, b'{"asked":false}'))
+    with HostileServer(twice) as server, connected(https(server), timeout=5) as connection:
+        assert [connection.post("bulk", b"{}").body for _ in range(3)] == [b'{"asked":true}'] * 3
+
+
+def test_an_end_that_comes_with_an_answer_over_tls_is_seen(certificate, monkeypatch):
+    """A server that says goodbye right behind its answer gets no further request over that connection."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    once = over_tls_at_once(certificate, response(200), close_notify=True)
+    with HostileServer(once) as server:
+        with connected(https(server), timeout=5) as connection:
+            assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
+        assert server.connections == 3
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_an_answer_that_may_be_cut_is_none(certificate, monkeypatch, is_cut):
+    """Over TLS, an answer that ends with the connection is whole only if the server says that this is the end."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+
+    def behave(peer):
+        peer.receive()
+        peer.send(b'HTTP/1.1 200 OK\r\n\r\n{"a":1}')
+        if not is_cut:
+            peer.sock.unwrap()
+
+    with HostileServer(over_tls(certificate, behave)) as server:
+        with connected(https(server), timeout=5) as connection:
+            assert isinstance(connection.post("bulk", b"{}"), Unreachable if is_cut else Response)
 
 
 @pytest.mark.parametrize("behaviour", [never_answering, dripping_body, reading_slowly])
@@ -509,7 +659,7 @@ def test_deadlines_hold_over_tls(certificate, monkeypatch, behaviour):
     """TLS reads and writes end by the same deadline."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     with HostileServer(over_tls(certificate, behaviour), receive_buffer=65_536) as server:
-        with connected(server.url.replace("http", "https")) as connection:
+        with connected(https(server)) as connection:
             answer, took = timed_post(connection, BIG if behaviour is reading_slowly else b"{}")
     assert answer == Unreachable("no whole answer within 0.3 s")
     assert took < within(AT_MOST)
@@ -522,7 +672,7 @@ def test_a_handshake_that_never_ends_is_given_up_in_time():
         peer.sock.recv(65_536)
         peer.drip(b"\x16\x03\x03\x40\x00" + b"\x00" * 10_000)  # a record of 16 KiB, on its way
 
-    with HostileServer(starve) as server, connected(server.url.replace("http", "https")) as connection:
+    with HostileServer(starve) as server, connected(https(server)) as connection:
         answer, took = timed_post(connection)
     assert isinstance(answer, Unreachable)
     assert took < within(AT_MOST + DRIP_SECONDS)
