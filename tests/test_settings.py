@@ -171,6 +171,13 @@ def test_proxy(monkeypatch):
     assert proxies == ["http://proxy:3128", None, None, None]
 
 
+def test_a_scheme_may_be_written_in_any_case(monkeypatch):
+    """Addresses are compared as the standard says."""
+    monkeypatch.setenv("HTTPS_PROXY", "HTTP://proxy:3128")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert resolve({"api_token": "t"}, {}).proxy == "HTTP://proxy:3128"
+
+
 def test_other_proxies_are_refused(monkeypatch):
     """A proxy we cannot speak to is said to be one, not spoken to in the wrong protocol, and not shown."""
     monkeypatch.setenv("HTTPS_PROXY", "socks5://user:pw@proxy:1080")

@@ -148,7 +148,7 @@ def proxy_for(url: str) -> str | None:
     if urllib.request.proxy_bypass(parts.netloc):
         return None
     proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy is not None and "://" in proxy and not proxy.startswith(("http://", "https://")):
+    if proxy is not None and "://" in proxy and not proxy.lower().startswith(("http://", "https://")):
         raise ValueError(f"{parts.scheme.upper()}_PROXY must be the address of an http proxy")
     return proxy
 
