@@ -254,7 +254,8 @@ def test_only_this_module_reads_the_environment():
     package = Path(pt.__file__).parent
     texts = {path.name: path.read_text() for path in package.rglob("*.py")}
 
-    texts.pop("_program.py")  # sets a variable for the program that it loads, and reads none
+    for name in ("_program.py", "cli.py"):  # set a variable for what they load, and read none
+        texts.pop(name)
     code = {name: re.sub(r'""".*?"""', "", text, flags=re.DOTALL) for name, text in texts.items()}
     assert [name for name, text in code.items() if "os.environ" in text or "getenv" in text] == [
         "_settings.py"
