@@ -565,7 +565,7 @@ import sys, prefactor_trace as pt, os
 with pt.extract(os.environ), pt.span("child"):
     with pt.span("grandchild"):
         pass
-print(pt.flush(0.1).pending, flush=True)
+print(pt.flush(1.0).pending, flush=True)
 sys.stdin.read()
 print(pt.flush(20).pending)
 """
@@ -577,8 +577,8 @@ def test_earlier_than_its_run(platform, tmp_path):
         api_url=platform.url,
         api_token=platform.token,
         environ={},
-        batch_delay=30.0,
         state_dir=tmp_path / "owner",
+        threaded=False,  # sends when it is told to
     )
     with tracer.instance(), pt.span("outer"):
         environ = pt.inject({}, environ=True)
