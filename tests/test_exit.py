@@ -136,6 +136,23 @@ def test_nothing_is_loaded_for_nowhere(tmp_path):
     assert waiting(tmp_path) == 4
 
 
+def test_little_is_loaded_to_send(tmp_path, platform):
+    """A run of functions with simple types is delivered without an HTTP client, and without pydantic."""
+    program = (
+        "import sys\n"
+        "import prefactor_trace as pt\n"
+        "@pt.span\n"
+        "def f(a, b: str, c: list[int] | None = None) -> dict[str, int]:\n    return {b: a}\n"
+        "with pt.instance():\n    f(1, 'b')\n"
+        "assert pt.flush(20).delivered == 4, pt.stats()\n"
+        "heavy = {'httpx', 'httpcore', 'ssl', 'email', 'asyncio', 'anyio', 'pydantic', 'urllib.request'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done, _ = run(program, tmp_path, PREFACTOR_API_URL=platform.url, PREFACTOR_API_TOKEN=platform.token)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
 def test_exit_when_idle(tmp_path, untraced_seconds):
     """A program that imports and configures but records nothing ends as if we were not there."""
     done, seconds = run("import prefactor_trace as pt; pt.configure(); print(1)", tmp_path)
