@@ -82,7 +82,7 @@ class Connection:
         except _AnswerTooLargeError:
             return Unreachable(f"an answer over {_ANSWER_BYTES} bytes")
         except TimeoutError:
-            return Unreachable(f"no whole answer within {self._timeout:g} s")
+            return Unreachable(f"no whole answer within {self._timeout:g} s", is_silent=link is not None)
         except (OSError, h11.RemoteProtocolError) as error:
             if link is None:  # the words of the operating system, the resolver or the TLS library
                 return Unreachable(str(error))

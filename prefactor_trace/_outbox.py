@@ -79,6 +79,9 @@ _NOT_HELD = (0.0, 0)
 _RETURN_SECONDS = 0.01
 # A record over which the platform fails, while it takes others, is tried again after so long; then it is given up.
 _STRIKE_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+# One over which it falls silent costs the time of a request each time, and is perhaps only slow: it is tried seldom,
+# with room for others in between, and never given up for that.
+_SILENT_STRIKE_SECONDS = (30.0, 60.0, 120.0, 300.0, 300.0, 300.0)
 _FINISH_WAITS_FOR = 5  # so often a record is tried alone before its run's finish goes ahead of it
 _HELD_KEPT_SECONDS = 600.0
 _SEARCH_PAUSE_SECONDS = 0.2
@@ -587,7 +590,8 @@ class Outbox:
             self.bury(instance_id, reason)
         self._running.difference_update(outcome.terminated)  # nothing is finished over what was terminated
         self._notes.update(outcome.notes)
-        self._reachable = outcome.reachable or outcome.blames_batch  # who breaks off is there
+        # Who breaks off is there.
+        self._reachable = outcome.reachable or (outcome.blames_batch and not outcome.is_silent)
         self._nowhere = outcome.nowhere
         refused |= self._search_poison(sent, left, outcome, now)
         # Without progress and without a word why, asking again at once would spin.
@@ -622,12 +626,16 @@ class Outbox:
         strikes, seen, tries = self._strikes.get(record.key, _NO_STRIKE)
         successes = self._successes_for(record.key)
         strikes += successes > seen
+        pauses = _STRIKE_SECONDS
+        if outcome.is_silent:
+            pauses = _SILENT_STRIKE_SECONDS
+            strikes = min(strikes, len(pauses))
         self._strikes[record.key] = (strikes, successes, tries + 1)
-        if strikes <= len(_STRIKE_SECONDS):
+        if strikes <= len(pauses):
             if self._settled is not None:
                 name = record.id if type(record) is SpanRecord else record.key
                 self._news_of_strikes.append(Strike(name, record.key, strikes, tries + 1))
-            self._held[record.key] = (now + _STRIKE_SECONDS[max(0, strikes - 1)], strikes)
+            self._held[record.key] = (now + pauses[max(0, strikes - 1)], strikes)
             return {}
         del self._strikes[record.key]
         self._held.pop(record.key, None)
@@ -644,7 +652,7 @@ class Outbox:
     def _pause(self, outcome: Outcome, jitter: float) -> float:
         if outcome.retry_after is not None:
             return min(outcome.retry_after, _RETRY_AFTER_CAP_SECONDS)
-        if outcome.blames_batch and self._failures < _SEARCH_STEPS:
+        if outcome.blames_batch and not outcome.is_silent and self._failures < _SEARCH_STEPS:
             return _SEARCH_PAUSE_SECONDS * jitter
         ceiling = min(_BACKOFF_SECONDS * 2.0 ** min(self._failures, 10), _BACKOFF_CAP_SECONDS)
         return ceiling * jitter

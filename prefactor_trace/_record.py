@@ -193,6 +193,7 @@ class Outcome(NamedTuple):
         retry_after: Seconds the platform asked to wait; None: the outbox decides.
         reachable: False if nobody answered at all.
         blames_batch: Whether the platform is there, and failed over what it was sent: one record may be the reason.
+        is_silent: Whether it gave no answer in time: as likely an outage as the fault of one record.
         nowhere: True if there is no destination to reach.
         terminated: Instances the platform has terminated, with the reason given.
         partition: The account's partition, as soon as an answer told it (PFID characters 10 to 16).
@@ -209,6 +210,7 @@ class Outcome(NamedTuple):
     retry_after: float | None = None
     reachable: bool = True
     blames_batch: bool = False
+    is_silent: bool = False
     nowhere: bool = False
     terminated: dict[str, str | None] = {}
     partition: str | None = None

@@ -76,10 +76,17 @@ class Response(NamedTuple):
 
 
 class Unreachable(NamedTuple):
-    """No answer came, or not a whole one. *why*: words for a log line. *broke_off*: after the request was sent."""
+    """No answer came, or not a whole one.
+
+    Attributes:
+        why: Words for a log line.
+        broke_off: Whoever took the request hung up.
+        is_silent: Whoever took the request gave no whole answer in time.
+    """
 
     why: str
     broke_off: bool = False
+    is_silent: bool = False
 
 
 Answer: TypeAlias = Response | Unreachable
@@ -153,11 +160,13 @@ class _TroubleError(Exception):
         retry_after: float | None = None,
         reachable: bool = True,
         blames_batch: bool = False,
+        is_silent: bool = False,
     ) -> None:
         super().__init__(why)
         self.retry_after = retry_after
         self.reachable = reachable
         self.blames_batch = blames_batch
+        self.is_silent = is_silent
 
 
 class _UnauthorizedError(_TroubleError):
@@ -213,6 +222,7 @@ class _Delivery:
             retry_after=None if trouble is None else trouble.retry_after,
             reachable=trouble is None or trouble.reachable,
             blames_batch=trouble is not None and trouble.blames_batch,
+            is_silent=trouble is not None and trouble.is_silent,
             terminated=self._terminated,
             partition=self._learned.partition,
             renamed=self._renamed,
@@ -680,7 +690,8 @@ def _judge(answer: Answer) -> _Reply:
     """Return the JSON object of a success, or the refusal; raise _TroubleError for everything to be retried."""
     if isinstance(answer, Unreachable):
         why = f"the platform cannot be reached ({answer.why})"
-        raise _TroubleError(why, reachable=False, blames_batch=answer.broke_off)
+        blames = answer.broke_off or answer.is_silent
+        raise _TroubleError(why, reachable=False, blames_batch=blames, is_silent=answer.is_silent)
     status, body = answer.status, _json_object(answer.body)
     meaning = meaning_of_status(status)
     if meaning is Meaning.SUCCESS:

@@ -1501,6 +1501,33 @@ class TestPoison:
 
         assert sorted(stored) == [each for each in names if each != "s007"]
 
+    def test_one_over_which_the_platform_falls_silent(self):
+        """Its neighbours leave within minutes, by ordinary attempts; it is tried now and then, and never given up."""
+        outbox = Outbox(reports=True)
+        names = [f"s{number:03}" for number in range(50)]
+        put(outbox, *(each for name in names for each in (started(name), ended(name))))
+        silent = Outcome(trouble="no whole answer", reachable=False, blames_batch=True, is_silent=True)
+        now, stored, tries = 0.0, [], []
+        while now < 3_600.0:
+            step = outbox.next(now)
+            if isinstance(step, Wait):
+                now += step.seconds if step.seconds is not None else 60.0
+                continue
+            sent = keys(step)
+            if "s007" in sent:
+                now += 10.0
+                tries.append((now, len(sent)))
+                outbox.resolve(silent, now, 0.5)
+            else:
+                stored += [(now, each) for each in sent]
+                outbox.resolve(Outcome(frozenset(sent)), now, 0.5)
+
+        assert sorted(each for _, each in stored) == [each for each in names if each != "s007"]
+        assert max(at for at, _ in stored) < 300
+        assert outbox.ledger.pending == 1
+        assert {length for at, length in tries if at > 300} == {1}
+        assert len([at for at, _ in tries if at > 300]) <= 3_300 / 60
+
     def test_strikes_are_counted_over_many_processes(self):
         """What one outbox knows the next one is told; after seven the record is given up, and its run finished."""
         strikes, lives = [], 0

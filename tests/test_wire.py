@@ -1018,6 +1018,7 @@ def test_what_was_said_is_bounded():
         (Response(200, b"<html>"), False),
         (Unreachable("refused"), False),
         (Unreachable("reset", broke_off=True), True),
+        (Unreachable("no whole answer", is_silent=True), True),
     ],
 )
 def test_who_is_to_blame(answer, blames):
@@ -1031,6 +1032,7 @@ def test_who_is_to_blame(answer, blames):
         outcome = converse([record], Script(answer), settled())
         assert outcome.trouble
         assert outcome.blames_batch is blames
+        assert outcome.is_silent is (isinstance(answer, Unreachable) and answer.is_silent)
     outcome = converse(
         [span(pfid(2), pfid(1)), span(pfid(3), pfid(1))], Script(answer, answer, answer), settled()
     )

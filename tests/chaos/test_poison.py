@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from chaos.oracle import TOKEN, Refused, ok
+from chaos.oracle import TOKEN, Refused, never, ok
 from chaos.subjects import content, result_of
 from hostile_server import response
 from patience import within
@@ -184,6 +184,26 @@ def test_failing_over_it(tracer, oracle, monkeypatch, name, requests_a_step):
     assert oracle.wrongs == {}, oracle.remarks
     assert oracle.run_called("poisoned")["status"] == "complete"
     assert asked <= 1 + requests_a_step * len(spoilt) * (math.ceil(math.log2(COUNT)) + 4)
+
+
+def falling_silent(oracle, peer, request):
+    """Never answer what has a bad span in it."""
+    return (never if has_bad(request) else ok)(oracle, peer, request)
+
+
+def test_falling_silent_over_it(oracle, monkeypatch):
+    """The platform never answers what holds one span: all others arrive, and that one stays pending."""
+    monkeypatch.setattr(_outbox, "_BACKOFF_CAP_SECONDS", 0.1)
+    monkeypatch.setattr(_outbox, "_SILENT_STRIKE_SECONDS", (0.5,) * 6)
+    tracer = pt.configure(api_url=oracle.url, api_token=TOKEN, request_timeout=0.3)
+    oracle.manner = falling_silent
+    good, _ = record(1)
+    assert wait_for(oracle, good, within(20)) == []
+    with pt.instance():
+        step("good-late")
+    assert wait_for(oracle, ["good-late"], within(20)) == []
+    assert not tracer.stats().dropped
+    assert oracle.wrongs == {}, oracle.remarks
 
 
 # A tenth of all records being poison is searched through at a few a second: too long for every run of the tests.
