@@ -9,7 +9,7 @@ name was missing, a few more tries are made, as it may be defined later. Of a na
 
     that of a mark                          is taken at its word
     a variable of a function around, which  can stand for a mark: what it is for is hidden, unless it is a class, whose
-    is not running any more                 values say themselves what is hidden in them
+    is not running any more                 values say themselves what is hidden in them, or what an import makes it
     any other, as what is imported for      is what a module that is loaded calls so, if that has a mark; else it says
     type checkers alone                     nothing
 """
@@ -577,7 +577,9 @@ class _Reading:
         around = self._enclosing
         if around is not None and around.has(name):
             found = around.value(name)
-            return found if found is not UNSET else object if around.makes_class(name) else _LOST
+            if found is UNSET:
+                found = object if around.makes_class(name) else around.imported(name)
+            return found if found is not UNSET else _LOST
         for names in self._far:
             if name in names:
                 return names[name]
