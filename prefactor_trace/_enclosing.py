@@ -2,16 +2,19 @@
 
 Such names are gone when the function returns, and nobody else knows them. In comes a name; out comes what it stands
 for, if the function is still running in this thread; else whether it is a variable of the function at all, and
-whether that is a class: its code tells so for ever. Nothing of the user's is run.
+whether that is a class or what it imports: its code tells so for ever. Nothing of the user's is run.
 """
 
 from __future__ import annotations
 
+import dis
+import functools
+import inspect
 import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from prefactor_trace._peek import UNSET, bases_of, class_attribute, is_a, namespace_of
+from prefactor_trace._peek import UNSET, bases_of, class_attribute, is_a, module_dict, namespace_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,10 +61,21 @@ class Enclosing:
 
         Those of a `TypedDict` do not: where there is one, this is false.
         """
-        owner = next(code for code in reversed(self._codes) if _has(code, name))
-        made = _made_in(owner, name)
+        made = _made_in(self._owner_of(name), name)
         are_classes = all("__qualname__" in code.co_names for code in made)  # and no `type` statements
         return bool(made) and are_classes and not any(map(self._names_a_dict, self._codes))
+
+    def imported(self, name: str) -> Any:
+        """Return what *name* stands for if it never is but what an import makes it; else `UNSET`."""
+        owner = self._owner_of(name)
+        if len(owner.co_code) > _LONGEST or _IMPORT not in owner.co_code[::2]:
+            return UNSET
+        found = {id(each): each for code in _sharing(owner, name) for each in _stored(code, name)}
+        is_given = name in owner.co_varnames[: _count_of_parameters(owner)]
+        return next(iter(found.values())) if len(found) == 1 and not is_given else UNSET
+
+    def _owner_of(self, name: str) -> types.CodeType:
+        return next(code for code in reversed(self._codes) if _has(code, name))
 
     def _names_a_dict(self, code: types.CodeType) -> bool:
         words = (*code.co_names, *code.co_varnames, *code.co_cellvars, *code.co_freevars)
@@ -74,6 +88,53 @@ class Enclosing:
 
 def _has(code: types.CodeType, name: str) -> bool:
     return name in code.co_varnames or name in code.co_cellvars
+
+
+def _count_of_parameters(code: types.CodeType) -> int:
+    stars = bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    return code.co_argcount + code.co_kwonlyargcount + stars
+
+
+def _sharing(code: types.CodeType, name: str) -> Iterator[types.CodeType]:
+    """Yield *code* and what is inside it and has its variable *name* too."""
+    yield code
+    for each in code.co_consts:
+        if type(each) is types.CodeType and name in each.co_freevars:
+            yield from _sharing(each, name)
+
+
+def _stored(code: types.CodeType, name: str) -> Iterator[Any]:
+    """Yield what *code* makes of its variable *name*, each time; `UNSET` where that is no import or not to be told."""
+    module: Any = UNSET  # the name of the one that is being imported
+    steps = _steps_of(code)
+    for at, step in enumerate(steps):
+        before = steps[at - 1]
+        if step.opname == "IMPORT_NAME":
+            is_absolute = steps[at - 2].argval == 0
+            module = step.argval if is_absolute else UNSET
+        if not step.opname.startswith(("STORE_", "DELETE_")):
+            continue
+        names = step.argval if type(step.argval) is tuple else (step.argval,)
+        if names[0] == name and step.opname.startswith("STORE_") and before.opname == "IMPORT_FROM":
+            yield _in_module(module, before.argval)
+        elif names[0] == name and step.opname.startswith("STORE_") and before.opname == "IMPORT_NAME":
+            yield UNSET if module is UNSET else sys.modules.get(module.partition(".")[0], UNSET)
+        elif name in names:
+            yield UNSET
+
+
+@functools.lru_cache(maxsize=8)  # there are many names in a class
+def _steps_of(code: types.CodeType) -> list[dis.Instruction]:
+    return list(dis.get_instructions(code))
+
+
+_IMPORT = dis.opmap["IMPORT_NAME"]
+_LONGEST = 4_000  # bytes of code; they are read while the program waits, once, and these take milliseconds
+
+
+def _in_module(module: Any, name: str) -> Any:
+    found = UNSET if module is UNSET else sys.modules.get(module)
+    return module_dict(found).get(name, UNSET) if is_a(found, types.ModuleType) else UNSET
 
 
 def _made_in(code: types.CodeType, name: str) -> list[types.CodeType]:

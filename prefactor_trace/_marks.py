@@ -9,7 +9,7 @@ name was missing, a few more tries are made, as it may be defined later. Of a na
 
     that of a mark                          is taken at its word
     a variable of a function around, which  can stand for a mark: what it is for is hidden, unless it is a class, whose
-    is not running any more                 values say themselves what is hidden in them
+    is not running any more                 values say themselves what is hidden in them, or what an import makes it
     any other, as what is imported for      is what a module that is loaded calls so, if that has a mark; else it says
     type checkers alone                     nothing
 """
@@ -438,8 +438,10 @@ class _Reading:
     def rule(self, hint: Any, depth: int = _DEEPEST) -> Rule | None:
         """Return the rule in *hint*."""
         kind = type(hint)
-        if kind is type or not depth:
+        if kind is type:
             return None
+        if not depth:
+            return mark_by_name(hint)
         if kind is str:
             return self._text(hint, depth - 1)
         if kind is typing.ForwardRef:
@@ -495,11 +497,13 @@ class _Reading:
         import ast
 
         if not depth:
-            return None
+            return mark_by_name(ast.unparse(node))
         if isinstance(node, ast.Subscript):
             return self._subscript(node, depth - 1)
         if isinstance(node, ast.BinOp):
-            return joined([self._node(node.left, depth - 1), self._node(node.right, depth - 1)])
+            return joined([self._node(each, depth - 1) for each in _alternatives(node)])
+        if isinstance(node, ast.Starred):
+            return self._node(node.value, depth - 1)
         if isinstance(node, (ast.Tuple, ast.List)):
             return joined([self._node(each, depth - 1) for each in node.elts])
         if isinstance(node, ast.Constant):
@@ -529,6 +533,9 @@ class _Reading:
         found = self._found(called)
         if found is _LOST:
             return Secret
+        if isinstance(called, ast.IfExp):  # which of them it is, only running it would tell
+            marks = [self._marked(each) for each in (called.body, called.orelse)]
+            return min((each for each in marks if each is not None), key=_strictness, default=None)
         if found is _MISSING:
             return _WORDS.get(_last_word(called))
         if found is Sensitive and isinstance(node, ast.Call):
@@ -570,7 +577,9 @@ class _Reading:
         around = self._enclosing
         if around is not None and around.has(name):
             found = around.value(name)
-            return found if found is not UNSET else object if around.makes_class(name) else _LOST
+            if found is UNSET:
+                found = object if around.makes_class(name) else around.imported(name)
+            return found if found is not UNSET else _LOST
         for names in self._far:
             if name in names:
                 return names[name]
@@ -619,6 +628,16 @@ def _is_lazy(kind: type) -> bool:
     """Say whether *kind* is that of type variables or of what a `type` statement makes."""
     is_alias = name_of(kind) == "TypeAliasType" and module_of(kind) in ("typing", "typing_extensions")
     return kind is typing.TypeVar or is_alias
+
+
+def _alternatives(union: ast.expr) -> Iterator[ast.expr]:
+    """Yield the parts of `a | b | c`, which as a syntax tree is as deep as it is long."""
+    import ast
+
+    while isinstance(union, ast.BinOp):
+        yield union.right
+        union = union.left
+    yield union
 
 
 def _last_word(node: Any) -> str:

@@ -116,6 +116,57 @@ def test_what_is_known_all_the_same():
     assert encoded(make()) == shown
 
 
+def test_what_a_function_has_imported():
+    """It is in its module still, a mark or none; but not if the name is, or may be, something else as well."""
+
+    def make(given):
+        import decimal
+        from decimal import Decimal as Number
+        from typing import Optional, Union
+
+        from tests.test_enclosing import IMPORTED as Password  # noqa: TC001 - read when it is looked at
+
+        def change():
+            nonlocal Union
+            Union = Annotated[str, pt.Secret]
+
+        if given:
+            from decimal import Decimal as given
+        from decimal import Decimal as Twice
+
+        Twice = Annotated[str, pt.Secret]  # noqa: F811
+
+        @dataclasses.dataclass
+        class Data:
+            number: Number
+            by_module: decimal.Decimal
+            perhaps: Optional[int]  # noqa: UP045
+            key: Password
+            changed: Union[int, str]  # noqa: UP007
+            parameter: given
+            twice: Twice
+
+        return Data, decimal.Decimal
+
+    kind, _ = make(None)
+    shown = {"number": 1, "by_module": 2, "perhaps": 3}
+    assert encoded(kind(1, 2, 3, *["canary"] * 4)) == shown | dict.fromkeys(
+        ("key", "changed", "parameter", "twice"), HIDDEN
+    )
+
+
+IMPORTED = Annotated[str, pt.Secret]
+
+
+def test_long_functions_are_not_read():
+    """The program waits for it, so of these a name that is gone can be anything."""
+    long = "\n    ".join(["import types", *["int()"] * 2_000, "return types"])
+    namespace = {}
+    exec(f"def long():\n    {long}\ndef short():\n    import types", namespace)
+    assert Enclosing(namespace, "short.<locals>.It").imported("types") is types
+    assert Enclosing(namespace, "long.<locals>.It").imported("types") is not types
+
+
 def test_what_pydantic_has_found():
     """It knows what its annotations mean, and so nothing of it is hidden without a reason."""
 

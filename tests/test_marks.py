@@ -640,6 +640,23 @@ def test_two_threads_that_meet_a_class_at_once():
     assert seen == [{"key": HIDDEN}] * 2
 
 
+@dataclasses.dataclass
+class Involved:
+    last: Password | bytes | int | float | bool | list[int] | dict[str, int] | tuple[int, ...] | None
+    word: (
+        Annotated[str, pt.Secret] | bytes | int | float | bool | list[int] | dict[str, int] | set[int] | None
+    )
+    deep: dict[str, list[dict[str, list[tuple[Optional[list[Annotated[str, pt.Secret]]], int]]]]]  # noqa: UP045
+    chosen: Annotated[str, pt.Secret if __debug__ else pt.Omit]
+    shown: list[list[list[list[list[list[list[list[list[int]]]]]]]]] | int
+
+
+def test_long_and_deep_annotations():
+    """As text, a union of many is not too long, nor a nest too deep, for a mark in it to count."""
+    assert set(rules_of(Involved)) == {"last", "word", "deep", "chosen"}
+    assert "canary" not in str(encoded(Involved("canary", "canary", {"a": [{"b": ["canary"]}]}, "canary", 1)))
+
+
 def test_a_name_that_comes_later():
     """What an annotation names may be defined after the class is first met."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from prefactor_trace.server._usage import Usages, add_to_run, usage_of
+from prefactor_trace.server._usage import LATE_USAGE, USAGE, Usages, add_to_run, usage_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -173,10 +173,13 @@ def migrate(writer: sqlite3.Connection) -> None:
 def _count_usage(writer: sqlite3.Connection) -> None:
     """Count what the runs have used that are in the file already."""
     used: dict[int, Usages] = {}
-    mention = '"token_usage":'  # most spans have none, and need not be read
-    told = writer.execute("SELECT instance, payload FROM agent_spans WHERE instr(payload, ?) > 0", (mention,))
-    for number, payload in told:
-        usage = usage_of(orjson.loads(payload))
+    told = writer.execute(
+        "SELECT instance, payload, coalesce(result_payload, 'null') FROM agent_spans "
+        "WHERE instr(payload, ?) > 0 OR instr(result_payload, ?) > 0",
+        (USAGE, LATE_USAGE),
+    )
+    for number, payload, result in told:
+        usage = usage_of(orjson.loads(payload), orjson.loads(result))
         if usage is not None:
             used[number] = used.get(number, Usages()).plus(usage)
     for number, usages in used.items():

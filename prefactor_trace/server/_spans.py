@@ -29,7 +29,7 @@ from prefactor_trace.server._fields import (
     invalid,
 )
 from prefactor_trace.server._transaction import Listing, list_page
-from prefactor_trace.server._usage import usage_of
+from prefactor_trace.server._usage import LATE_USAGE, usage_of
 
 if TYPE_CHECKING:
     from prefactor_trace.server._transaction import InstanceHead, Transaction
@@ -78,7 +78,7 @@ def _create_new(tx: Transaction, details: Json, key: str | None) -> Json:
     )
     tx.instance_of_span[span["id"]] = instance.number
     tx.note_activity(instance.number, span["started_at"])
-    usage = usage_of(details["payload"])
+    usage = usage_of(details["payload"], details.get("result_payload"))
     if usage is not None:
         tx.note_usage(instance.number, usage)
     return _answer(tx, span, instance)
@@ -212,7 +212,16 @@ def finish(tx: Transaction, fields: Json) -> Json:
         "sensitive_encoding = sensitive_encoding OR ?, updated_at = ? WHERE id = ?",
         (*wanted, key, is_sensitive, tx.now, span["id"]),
     )
+    _note_late_usage(tx, span, wanted.result)
     return _answer(tx, _get(tx, fields))
+
+
+def _note_late_usage(tx: Transaction, span: Json, result: str | None) -> None:
+    if result is None or LATE_USAGE not in result or usage_of(orjson.loads(span["payload"])) is not None:
+        return
+    usage = usage_of({}, orjson.loads(result))
+    if usage is not None:
+        tx.note_usage(span["instance"], usage)
 
 
 def get(tx: Transaction, fields: Json) -> Json:

@@ -222,7 +222,7 @@ def _name_cell(row: _Row, address: str) -> Html:
 
 def _row_extras(span: Json) -> Iterator[Html]:
     # Tokens and cost stand before what may be long: the summary and the name are cut before them.
-    usage = usage_of(dict_or_empty(span.get("payload")))
+    usage = usage_of(dict_or_empty(span.get("payload")), span.get("result_payload"))
     if usage is not None:
         cost = "" if usage.usd is None else f" · {money(usage.usd)}"
         yield element("span", f"{usage.total_tokens:,} tokens{cost}", class_="used")

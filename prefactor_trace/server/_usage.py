@@ -1,7 +1,7 @@
 """What models have used, as the payloads of spans tell it: tokens, and what they cost.
 
 In: payloads, which may be anything. Out: a `Usage` for one span, a `Usages` for a run. Only the innermost call of a model
-carries counts, so those of a run are a plain sum. It is kept with the run as its spans come, since payloads never change:
+carries counts, so those of a run are a plain sum. It is kept with the run as its spans come, since what was told never changes:
 to show a run of 10,000 spans reads none of them for it.
 """
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 # No call uses more, and so many of them still fit into the numbers of a database.
 _MOST = 10**12
+# Most spans have neither, and need not be read.
+USAGE, LATE_USAGE = '"token_usage":', '"$token_usage":'
+"""What is in a payload, or in a result, as JSON text, that tells of tokens."""
 
 
 class Usage(NamedTuple):
@@ -49,9 +52,17 @@ class Usages(NamedTuple):
         )
 
 
-def usage_of(payload: Json) -> Usage | None:
-    """Read what a call has used, None if its payload tells of no tokens. What is no count is as if it were not there."""
-    told = payload.get("token_usage")
+def usage_of(payload: Json, result: object = None) -> Usage | None:
+    """Read what a call has used, None if nothing tells of tokens. What is no count is as if it were not there.
+
+    *result*: where it stands of a span that was shown while it was running, as its payload was final by then.
+    """
+    used = _used(payload, "")
+    return _used(result, "$") if used is None and isinstance(result, dict) else used
+
+
+def _used(fields: Json, prefix: str) -> Usage | None:
+    told = fields.get(f"{prefix}token_usage")
     if not isinstance(told, dict):
         return None
     prompt, completion, total = map(
@@ -60,7 +71,8 @@ def usage_of(payload: Json) -> Usage | None:
     if prompt is completion is total is None:
         return None
     prompt, completion = prompt or 0, completion or 0
-    return Usage(prompt, completion, prompt + completion if total is None else total, _usd(payload))
+    usd = _usd(fields.get(f"{prefix}metadata"))
+    return Usage(prompt, completion, prompt + completion if total is None else total, usd)
 
 
 def add_to_run(writer: sqlite3.Connection, number: int, usages: Usages) -> None:
@@ -69,8 +81,7 @@ def add_to_run(writer: sqlite3.Connection, number: int, usages: Usages) -> None:
     writer.execute(f"UPDATE agent_instances SET {changes} WHERE number = ?", (*usages, number))  # noqa: S608
 
 
-def _usd(payload: Json) -> float | None:
-    metadata = payload.get("metadata")
+def _usd(metadata: object) -> float | None:
     cost = metadata.get("cost") if isinstance(metadata, dict) else None
     usd = cost.get("usd") if isinstance(cost, dict) else None
     return float(usd) if isinstance(usd, float) and 0 <= usd < _MOST else _count(usd)

@@ -85,6 +85,9 @@ class TestMigrations:
             span = api.span(run)["details"]
             for payload in (used, used, {"token_usage": {"note": "none"}}, {"inputs": {"token_usage": {}}}):
                 api.span(run, payload=payload)
+            shown = api.span(run)["details"]["id"]
+            late = {f"${name}": each for name, each in used.items()}
+            api.post(f"agent_spans/{shown}/finish", {"status": "complete", "result_payload": late})
             before = [platform.store.instance(each)["usages"] for each in (run, other)]
         with contextlib.closing(sqlite3.connect(db)) as file:
             for column in Usages._fields:
@@ -98,7 +101,7 @@ class TestMigrations:
             assert api.get(f"agent_spans/{span['id']}")["details"] == span
             assert api.span(run)["details"]["account_id"] == span["account_id"]
             assert [platform.store.instance(each)["usages"] for each in (run, other)] == before
-            assert before == [Usages(2, 10, 0, 14, 2, 0.5), Usages()]
+            assert before == [Usages(3, 15, 0, 21, 3, 0.75), Usages()]
         with contextlib.closing(sqlite3.connect(db)) as file:
             assert file.execute("PRAGMA user_version").fetchone() == (_migrations.LATEST,)
             assert file.execute("SELECT 1 FROM sqlite_master WHERE name = 'agent_spans_in_time'").fetchone()

@@ -574,6 +574,26 @@ def test_the_header_adds_up_what_models_have_used(world):
     assert facts["Cost"] == "$0.0012 for 1 of the calls"
 
 
+def test_what_is_told_at_the_end_counts(world):
+    """A span that was shown while it was running tells with its result what it has used; it is counted once."""
+    run = world.start()
+    late = {f"${name}": value for name, value in used(30, 12, usd=0.5).items()}
+    for payload in ({"name": "slow"}, used(1, 2)):
+        slow = world.span(run, "slow", status="active", payload=payload)
+        for _ in range(2):
+            world.post(
+                f"/agent_spans/{slow}/finish",
+                status="complete",
+                timestamp=at(9_000),
+                idempotency_key=slow,
+                result_payload=late,
+            )
+    page = world.get(f"/instances/{run}")
+    assert page.facts()["Tokens"] == "45 (31 prompt, 14 completion) in 2 model calls"
+    assert page.facts()["Cost"] == "$0.5000 for 1 of the calls"
+    assert [row[0] for row in page.rows()] == ["slow42 tokens · $0.5000", "slow3 tokens"]
+
+
 @pytest.mark.parametrize("value", [None, "7", -1, 10**12, 10**30, 1.5, True, [7], {"n": 7}])
 def test_a_count_that_is_none_is_not_added(world, value):
     """A payload may be anything; the totals stay right, and the run stays readable."""
