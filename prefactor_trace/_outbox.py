@@ -87,6 +87,7 @@ _HELD_KEPT_SECONDS = 600.0
 _SEARCH_PAUSE_SECONDS = 0.2
 _SEARCH_STEPS = 12
 _NO_STRIKE = (0, 0, 0)
+_TRIES_TOLD = 20
 POISON = "refused: the platform fails over it"
 _LEFT_OUT = b'{"$truncated":"buffer full"}'
 
@@ -623,16 +624,17 @@ class Outbox:
             self._cap = max(1, len(left) // 2)
             return {}
         record = left[0]
-        strikes, seen, tries = self._strikes.get(record.key, _NO_STRIKE)
+        before, seen, tries = self._strikes.get(record.key, _NO_STRIKE)
         successes = self._successes_for(record.key)
-        strikes += successes > seen
+        strikes = before + (successes > seen)
         pauses = _STRIKE_SECONDS
         if outcome.is_silent:
             pauses = _SILENT_STRIKE_SECONDS
             strikes = min(strikes, len(pauses))
         self._strikes[record.key] = (strikes, successes, tries + 1)
         if strikes <= len(pauses):
-            if self._settled is not None:
+            # Not with every attempt of a long outage.
+            if self._settled is not None and (strikes != before or tries < _TRIES_TOLD):
                 name = record.id if type(record) is SpanRecord else record.key
                 self._news_of_strikes.append(Strike(name, record.key, strikes, tries + 1))
             self._held[record.key] = (now + pauses[max(0, strikes - 1)], strikes)
@@ -754,8 +756,9 @@ class Outbox:
         if waiting is None:
             return False
         if self._strikes:
-            self._strikes.pop(waiting[2].key, None)
-            self._held.pop(waiting[2].key, None)
+            for name in (waiting[2].key, key + OPEN):  # it may have been tried while it was running
+                self._strikes.pop(name, None)
+                self._held.pop(name, None)
         if type(waiting[2]) is InstanceRegistered:
             self._new.pop(waiting[2].instance_id, None)
         self._bytes -= waiting[3]

@@ -1525,6 +1525,7 @@ class TestPoison:
         assert sorted(each for _, each in stored) == [each for each in names if each != "s007"]
         assert max(at for at, _ in stored) < 300
         assert outbox.ledger.pending == 1
+        assert len(outbox.take_strikes()) < 25 < len(tries)  # what is written down has an end
         assert {length for at, length in tries if at > 300} == {1}
         assert len([at for at, _ in tries if at > 300]) <= 3_300 / 60
 
@@ -1598,6 +1599,20 @@ class TestPoison:
         outbox.resolve(fails, 1.0, 0.0)
 
         assert outbox.next(1.0) == Wait(pytest.approx(0.5))
+
+    def test_a_strike_against_an_announcement_goes_with_its_span(self):
+        """What was noted of a span while it was running is forgotten when the span is delivered."""
+        outbox = Outbox(Limits(live_after=1.0), reports=True)
+        put(outbox, started("a"))
+        assert keys(outbox.next(1.0)) == ["a-open"]
+        outbox.resolve(Outcome(trouble="the platform answered 500", blames_batch=True), 1.0, 0.0)
+        put(outbox, ended("a"), now=2.0)
+        outbox.flush(3.0)
+        while isinstance(step := outbox.next(3.0), Send):
+            outbox.resolve(Outcome(frozenset(keys(step))), 3.0, 0.0)
+
+        assert outbox.ledger.pending == 0
+        assert not outbox._strikes
 
     def test_whoever_is_told_to_wait_is_not_blamed(self):
         """Trouble that blames nobody leaves the size of the batches alone."""
