@@ -16,6 +16,7 @@ SIZE = 2_000
 MEMORY_KIB = 32 * 1024
 FAST_SECONDS = min(SECONDS, 20.0)  # at five times the rate: the quota holds no more
 CATCHING_UP_SECONDS = 10 + SECONDS
+CATCHING_UP_FAST_SECONDS = 20 + 4 * FAST_SECONDS
 
 
 def _refused(proxy, oracle):
@@ -102,7 +103,7 @@ def test_the_end_of_the_program_in_an_outage(trial, proxy, oracle):
     assert len(subject.said("E")) * SIZE > 16 * 1024 * 1024, "this machine is too slow for the test"
 
     proxy.admit()
-    trial.require_whole(oracle, subject.errors, seconds=30)
+    trial.require_whole(oracle, subject.errors, seconds=CATCHING_UP_FAST_SECONDS)
 
 
 def test_the_end_of_the_program_while_it_catches_up(trial, proxy, oracle):
@@ -118,7 +119,7 @@ def test_the_end_of_the_program_while_it_catches_up(trial, proxy, oracle):
         time.sleep(0.01)
     stop(trial, subject)
 
-    trial.require_whole(oracle, subject.errors, seconds=30)
+    trial.require_whole(oracle, subject.errors, seconds=CATCHING_UP_FAST_SECONDS)
 
 
 def start(trial, *, rate=RATE, patience=30.0):
