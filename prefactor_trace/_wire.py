@@ -98,6 +98,7 @@ class Learned:
 
     Attributes:
         partition: The account's partition, None before the first answer. It never changes after that.
+        recalled: The same, as an earlier process has heard it, in case that the platform does not say.
         renamed: Our id → the platform's, where it answered with another one. Bounded; what was not asked for
             longest is forgotten.
         bulk: Whether the platform takes spans in bulk.
@@ -105,8 +106,9 @@ class Learned:
         is_accepted: Whether the token was good the last time: something was taken under it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recalled: str | None = None) -> None:
         self.partition: str | None = None
+        self.recalled = recalled
         self.times_asked = 0
         self.renamed: dict[str, str] = {}
         self.bulk = True
@@ -244,6 +246,9 @@ class _Delivery:
             return
         answer = yield PARTITION_REQUEST
         if isinstance(answer, Response):
+            if 400 <= answer.status < 500:
+                # Not every token may ask. Ids of no account would be refused, with all that an earlier process left.
+                self._learned.partition = self._learned.recalled
             self._learned.times_asked += 1
             is_refusal = meaning_of_status(answer.status) is Meaning.UNAUTHORIZED
             if is_refusal or self._learned.times_asked >= _TIMES_ASKED:

@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from prefactor_trace import _guard
 from prefactor_trace._record import Outcome, SpanRecord
-from prefactor_trace._wire import (
-    NOT_SENDABLE,
-    PARTITION_REQUEST,
-    Learned,
-    Response,
-    deliver,
-    line_of,
-    partition_in,
-)
+from prefactor_trace._wire import NOT_SENDABLE, PARTITION_REQUEST, Learned, deliver, line_of, partition_in
 from prefactor_trace.http._protocol import headers as api_headers
 
 if TYPE_CHECKING:
@@ -68,7 +60,6 @@ class HttpExporter:
         self._destination: Destination | None = None
         self._connection: Connection | None = None
         self._learned = Learned()
-        self._recalled: str | None = None
 
     def export(self, batch: Sequence[Record], /) -> Outcome:
         """Hold the conversation about *batch* with the platform."""
@@ -81,15 +72,7 @@ class HttpExporter:
         try:
             request = next(conversation)
             while True:
-                answer = connection.post(request.path, request.body)
-                # Not every token may ask. Ids of no account would be refused, with all that an earlier process left.
-                if (
-                    request is PARTITION_REQUEST
-                    and isinstance(answer, Response)
-                    and 400 <= answer.status < 500
-                ):
-                    self._learned.partition = self._recalled
-                request = conversation.send(answer)
+                request = conversation.send(connection.post(request.path, request.body))
         except StopIteration as stop:
             outcome: Outcome = stop.value
             return outcome
@@ -104,7 +87,7 @@ class HttpExporter:
 
     def recall_partition(self, partition: str | None) -> None:
         """Note the account's partition as an earlier process has heard it, in case that the platform does not say."""
-        self._recalled = partition
+        self._learned.recalled = partition
 
     def account(self) -> str | None:
         """Ask the destination for the account's partition. None: it does not say, or cannot be reached."""
@@ -124,7 +107,7 @@ class HttpExporter:
 
         if destination != self._destination:  # another account, perhaps: nothing learned holds there
             self.close()
-            self._learned = Learned()
+            self._learned = Learned(self._learned.recalled)
             self._destination = destination
             _guard.logger.info("records go to %s", destination.url)
         if self._connection is None:
