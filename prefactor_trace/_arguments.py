@@ -197,9 +197,8 @@ class _Marks:
         self._others = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
         self._rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), None)
         self._own = {each.name for each in parameters}
-        self._is_unpacked = _is_unpacked(
-            self.may_be.get(self._others or "")
-        )  # a TypedDict says it of each by name
+        # Then a TypedDict says it of each by name.
+        self._is_unpacked = _is_unpacked(self.may_be.get(self._others or ""))
         self._tries = _TRIES
         self._found: dict[str, Rule] | None = None
         self._hides: bool | None = None

@@ -168,9 +168,8 @@ class _Left(NamedTuple):
 
 _left: dict[int, _Left] = {}  # by the id of the error
 _MOST_LEFT = 64
-_SECONDS_LEFT = (
-    600  # a task's error can be waited for later; at worst, the same texts are hidden in another's
-)
+# A task's error can be waited for later; at worst, the same texts are hidden in another's.
+_SECONDS_LEFT = 600
 
 
 def _remember(error: BaseException, hidden: tuple[str, ...]) -> None:

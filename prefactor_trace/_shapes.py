@@ -86,9 +86,8 @@ def plain(annotation: Any, depth: int = _MOST_NESTED) -> Json | None:
         return {"type": "object", "additionalProperties": inner[1]} if inner[1] else {"type": "object"}
     if any(each in inner[:at] for at, each in enumerate(inner)):  # such as `list | list[Any]`
         return None
-    return {
-        "anyOf": sorted(inner, key=lambda each: each is SIMPLE[type(None)])
-    }  # as pydantic has it: null at the end
+    # As pydantic has it: null at the end.
+    return {"anyOf": sorted(inner, key=lambda each: each is SIMPLE[type(None)])}
 
 
 def with_markers(schema: Json) -> Json:

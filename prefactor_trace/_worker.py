@@ -68,8 +68,8 @@ _LOCK_SECONDS = 0.5
 _THREAD_RETRY_SECONDS = 5.0
 _AFTER_ERROR_SECONDS = 1.0
 _WARM_SECONDS = 1.0
-# How long a fork waits at most for the sender to deliver what waits, and to end.
 _FORK_WARNS = sys.version_info >= (3, 12)
+# How long a fork waits at most for the sender to deliver what waits, and to end.
 _REST_SECONDS = 0.1
 # With a spool, so much is in memory at most: room for a burst while the platform takes records, little in an outage,
 # so that what is new afterwards need not queue behind all the rest. What comes back from disk fills as much as that.

@@ -239,9 +239,8 @@ class _Integrated:
             finder.forget(came)
         _to_undo.extend(reversed(self._undo))
         self._waiting, self._undo, self._trouble = [], [], []
-        while undone := list(
-            filter(_is_undone, _to_undo)
-        ):  # and again: what was below those is at the top now
+        # And again: what was below those is at the top now.
+        while undone := list(filter(_is_undone, _to_undo)):
             for undo in undone:
                 _to_undo.remove(undo)
 
@@ -361,9 +360,8 @@ def _sources() -> dict[str, str]:
     from importlib import metadata
 
     ours = _ours()
-    others = {
-        each.name: each.value for each in metadata.entry_points(group=_GROUP)
-    }  # reads what all have installed
+    # Reads what all have installed.
+    others = {each.name: each.value for each in metadata.entry_points(group=_GROUP)}
     return ours | {name: others[name] for name in sorted(others) if name not in ours}
 
 
