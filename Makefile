@@ -43,8 +43,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 # Half of the time the tests wait, for servers that are silent and programs that end: three at once on two cores.
+# The longest takes 15 s. One that hangs is named, with the stacks of its threads, and the others go on.
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --timeout 180 --timeout-method thread $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/span_overhead.py

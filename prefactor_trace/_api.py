@@ -91,15 +91,16 @@ class Indoors(Protocol):
 indoors: Indoors | None = None
 """Set by `testing`, for as long as it records."""
 
-_lock = threading.Lock()
-_configuring = threading.Lock()
+# A signal handler, or a destructor that the collector calls here, may ask for the tracer while it is being made.
+_lock = threading.RLock()
+_configuring = threading.RLock()
 _default: Tracer | None = None
 
 
 def _begin_in_child() -> None:
     """After a fork, have locks that nobody holds."""
     global _lock, _configuring
-    _lock, _configuring = threading.Lock(), threading.Lock()
+    _lock, _configuring = threading.RLock(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -444,7 +444,7 @@ class _Rebuild:
         try:
             known = self.readers.get(id(kind))
             if known is None:
-                known = self.readers[id(kind)] = (reader_of(kind), kind)
+                known = self.readers[id(kind)] = (self.reader_of(kind), kind)
             if known[0] is read_string:
                 return self.text(value)
             found = known[0](value)
@@ -459,6 +459,10 @@ class _Rebuild:
             return self.text(found) if type(found) is str else found
         except Exception:  # one bad value must not cost its neighbours
             return {"$unreadable": type_name(kind)}
+
+    def reader_of(self, kind: type) -> Reader:
+        """Choose how values of type *kind* are read. To learn a class, once, can take more time than all its values may."""
+        return self.deadline.without(partial(reader_of, kind))
 
     def text(self, value: str) -> object:
         """Return *value*, of str or a subclass, as it is or cut."""
@@ -505,7 +509,7 @@ class _Rebuild:
         value, rule = given
         if type(rule) is Plan:
             try:
-                found = reader_of(type(value))(value)
+                found = self.reader_of(type(value))(value)
                 if type(found) is Open:
                     return self.place(value, followed(found, rule), parent)
             except Exception:  # as in read

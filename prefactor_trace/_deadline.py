@@ -1,22 +1,24 @@
 """A limit on what looking at one value may take.
 
 It is of this thread's CPU, so that waiting for the GIL or for the processor does not count. A pause between two looks at
-the clock is forgiven once: it is the garbage collector that has come by, or a class that is seen for the first time.
+the clock is forgiven once: it is the garbage collector that has come by.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_T = TypeVar("_T")
 
 
 class Deadline:
     """The end of *seconds* from now on, by the clocks *wall* and *cpu*."""
 
-    __slots__ = ("_cpu", "_has_paused", "_look_at", "_looked_at", "_seconds", "_stop_at", "_wall")
+    __slots__ = ("_cpu", "_has_paused", "_look_at", "_looked_at", "_pause", "_stop_at", "_wall")
 
     def __init__(
         self,
@@ -24,7 +26,7 @@ class Deadline:
         wall: Callable[[], float] = time.perf_counter,
         cpu: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._seconds = seconds
+        self._pause = seconds / 2  # what takes as long between two looks is one
         self._wall = wall
         self._cpu = cpu
         self._looked_at = wall()
@@ -35,24 +37,29 @@ class Deadline:
     def is_over(self) -> bool:
         """Say whether the time is up. Once it is, it stays so."""
         now = self._wall()
-        if now < self._look_at:  # the time of the thread, 10 times as slow to ask for, cannot be over earlier
+        gap = now - self._looked_at
+        if now < self._look_at and gap <= self._pause:
+            # The time of the thread, 10 times as slow to ask for, cannot be over earlier.
             self._looked_at = now
             return False
-        left = self._stop_at - self._cpu()
-        if left <= 0 and not self._has_paused:
-            self._has_paused = True
-            if now - self._looked_at > self._seconds / 2:
-                left = self._look_at - self._looked_at
-                self._stop_at = self._cpu() + left
+        used = self._cpu()
+        if gap > self._pause and not self._has_paused:
+            # As the pause began there was left at least what was left by the wall.
+            until = used + self._look_at - self._looked_at
+            if until - self._stop_at > self._pause:
+                self._has_paused = True
+                self._stop_at = until
+        left = self._stop_at - used
         self._looked_at, self._look_at = now, now + left
         return left <= 0
 
-    def without(self, work: Callable[[], object]) -> object:
+    def without(self, work: Callable[[], _T]) -> _T:
         """Return what *work* returns; its time does not count."""
         cpu, wall = self._cpu(), self._wall()
         try:
             return work()
         finally:
             self._stop_at += self._cpu() - cpu
-            self._look_at += self._wall() - wall
-            self._looked_at = self._wall()
+            elsewhere = self._wall() - wall
+            self._look_at += elsewhere
+            self._looked_at += elsewhere

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 
 import anyio
@@ -207,6 +208,29 @@ class TestDefaultTracer:
         assert not run.recording
         assert "PREFACTOR_SAMPLE_RATE" in caplog.text
         assert len(caplog.records) == 1
+
+    def test_who_interrupts_its_making_may_ask_for_it(self, monkeypatch):
+        """A signal handler, or a destructor that is collected there, does not wait for the call it has interrupted."""
+        monkeypatch.setenv("PREFACTOR_SPOOL", "off")
+        interrupted = []
+
+        def interrupt(frame, event, _):
+            if event == "call" and frame.f_code is pt.configure.__code__ and not interrupted:
+                interrupted.append(True)
+                assert search("y") == ["y"] * 3
+
+        def begin():
+            sys.setprofile(interrupt)
+            try:
+                search("x")
+            finally:
+                sys.setprofile(None)
+
+        thread = threading.Thread(target=begin, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert interrupted
+        assert not thread.is_alive()
 
     def test_two_threads_share_one(self, monkeypatch):
         """Two threads that begin at once configure one tracer, not two."""

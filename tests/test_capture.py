@@ -206,6 +206,21 @@ def test_time_is_limited():
     assert read({"a": [{"b": 1}] * 9}, DEFAULT._replace(max_seconds=0.0)) == {"a": [{"b": 1}] * 9}
 
 
+def test_new_classes_take_no_time():
+    """What is learned of classes, once, is not counted: it can take longer than to read all their values."""
+    fields = [(f"field_{index}", "an_unknown_module.Name | None") for index in range(50)]
+    wide = [dataclasses.make_dataclass(f"Wide{index}", fields)(*range(50)) for index in range(12)]
+    values = [
+        each for value in wide for each in (value, *range(7))
+    ]  # so that the clock is looked at after each
+
+    began = time.thread_time()
+    found = read(values, DEFAULT)
+    assert time.thread_time() - began > 3 * DEFAULT.max_seconds
+
+    assert found == [{f"field_{index}": index for index in range(50)}, *range(7)] * 12
+
+
 @pytest.mark.parametrize("text", ["\0" * 9_000, "漢" * 9_000, "😀" * 9_000, '"' * 9_000, "\ud800" * 9_000])
 def test_characters_that_grow_are_bounded(text):
     """The result is at most twice `max_bytes`, though a character can take six bytes."""

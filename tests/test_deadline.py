@@ -40,8 +40,9 @@ def test_work_counts(clocks, deadline):
 def test_waiting_does_not_count(clocks, deadline):
     """Other threads may take as long as they like."""
     clocks.pass_(50.0, 0.1)
-    assert not deadline.is_over()
-    clocks.pass_(0.8, 0.8)
+    for _ in range(2):
+        assert not deadline.is_over()
+        clocks.pass_(0.4, 0.4)
     assert not deadline.is_over()
     clocks.pass_(0.2, 0.2)
     assert deadline.is_over()
@@ -57,6 +58,38 @@ def test_a_pause_is_forgiven_once(clocks, deadline):
     assert not deadline.is_over()
     clocks.pass_(30.0, 30.0)
     assert deadline.is_over()
+
+
+def test_a_pause_that_leaves_little_is_forgiven_too(clocks, deadline):
+    """It need not take all that was left."""
+    clocks.pass_(0.2, 0.2)
+    assert not deadline.is_over()
+    clocks.pass_(0.7, 0.7)
+    assert not deadline.is_over()
+    for _ in range(7):
+        clocks.pass_(0.1, 0.1)
+        assert not deadline.is_over()
+    clocks.pass_(0.2, 0.2)
+    assert deadline.is_over()
+
+
+def test_waiting_is_no_pause(clocks, deadline):
+    """Who has waited for others can still be forgiven one."""
+    clocks.pass_(0.6, 0.1)
+    assert not deadline.is_over()
+    clocks.pass_(5.0, 5.0)
+    assert not deadline.is_over()
+
+
+def test_a_pause_beside_the_work_of_others(clocks, deadline):
+    """It is seen as one though there was such work since the last look."""
+    clocks.pass_(0.8, 0.8)
+    deadline.without(lambda: clocks.pass_(3.0, 3.0))
+    clocks.pass_(0.1, 0.1)
+    assert not deadline.is_over()
+    for _ in range(8):
+        clocks.pass_(0.1, 0.1)
+        assert not deadline.is_over()
 
 
 def test_once_over_it_stays_so(clocks, deadline):

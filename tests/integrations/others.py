@@ -43,12 +43,12 @@ class Llmock:
             self._post("scenario", {"behaviors": behaviors})
 
     def requests(self):
-        with urllib.request.urlopen(f"{self._root}/requests") as answer:
+        with urllib.request.urlopen(f"{self._root}/requests", timeout=30) as answer:
             return json.load(answer)["requests"]
 
     def _post(self, where, body):
         asked = urllib.request.Request(f"{self._root}/{where}", json.dumps(body).encode(), method="POST")
-        with urllib.request.urlopen(asked):
+        with urllib.request.urlopen(asked, timeout=30):
             pass
 
 
