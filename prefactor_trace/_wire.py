@@ -766,7 +766,10 @@ def partition_in(answer: Answer) -> str | None:
 
 
 def _lacks_partition(record: Record) -> bool:
-    ids = (record.instance_id, record.id) if type(record) is SpanRecord else (record.instance_id,)
+    ids = [record.instance_id]
+    if type(record) is SpanRecord:
+        # Its parent can be older than the partition, and gone already: sent by a process that was killed.
+        ids += [record.id, record.started.parent_id or record.id]
     return any(_ids.partition_of(each) == _ids.NO_PARTITION for each in ids)
 
 

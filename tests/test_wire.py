@@ -1639,13 +1639,24 @@ def test_the_partition_is_not_asked_for_in_vain(batch):
     assert "generate" not in platform.paths
 
 
-@pytest.mark.parametrize("record", [span(pfid(2, NOWHERE), pfid(1)), span(pfid(2), pfid(1, NOWHERE))])
-def test_a_span_or_its_run_without_partition_is_reason_enough(record):
-    """A process that sends only spans of somebody else's run needs the partition, too."""
+@pytest.mark.parametrize(
+    "record",
+    [
+        span(pfid(2, NOWHERE), pfid(1), parent=pfid(3)),
+        span(pfid(2), pfid(1, NOWHERE), parent=pfid(3)),
+        span(pfid(2), pfid(1), parent=pfid(3, NOWHERE)),
+    ],
+    ids=["span", "run", "parent"],
+)
+def test_one_id_of_a_span_without_partition_is_reason_enough(record):
+    """A process that sends only spans of somebody else's run, or those that a dead one has left, needs it, too."""
     platform = running(pfid(1))
+    platform.spans[pfid(3)] = {}
     assert converse([record], platform).delivered == {record.key}
     assert platform.paths == ["generate", "agent_spans"]
-    assert set(platform.spans) == {pfid(2)}
+    details = platform.requests[-1][1]["details"]
+    ids = [details[name] for name in ("id", "agent_instance_id", "parent_span_id")]
+    assert ids == [pfid(2), pfid(1), pfid(3)]
 
 
 @pytest.mark.parametrize("status", [401, 403])
