@@ -45,7 +45,7 @@ format: $(VENV)/.dev
 # Half of the time the tests wait, for servers that are silent and programs that end: three at once on two cores.
 # The longest takes 15 s. One that hangs is named, with the stacks of its threads, and the others go on.
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --timeout 180 --timeout-method thread $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --timeout 180 --timeout-method signal --max-worker-restart 3 $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/span_overhead.py
