@@ -60,10 +60,11 @@ from prefactor_trace._readers import (
     Given,
     Open,
     arguments_of_error,
+    find_reader,
     followed,
+    known_reader_of,
     label,
     read_string,
-    reader_of,
 )
 from prefactor_trace._redact import DEFAULT as BUILT_IN
 from prefactor_trace._redact import without
@@ -462,7 +463,7 @@ class _Rebuild:
 
     def reader_of(self, kind: type) -> Reader:
         """Choose how values of type *kind* are read. To learn a class, once, can take more time than all its values may."""
-        return self.deadline.without(partial(reader_of, kind))
+        return known_reader_of(kind) or self.deadline.without(partial(find_reader, kind))
 
     def text(self, value: str) -> object:
         """Return *value*, of str or a subclass, as it is or cut."""

@@ -45,7 +45,7 @@ class Deadline:
         used = self._cpu()
         if gap > self._pause and not self._has_paused:
             # As the pause began there was left at least what was left by the wall.
-            until = used + self._look_at - self._looked_at
+            until = used + (self._look_at - self._looked_at)
             if until - self._stop_at > self._pause:
                 self._has_paused = True
                 self._stop_at = until

@@ -272,6 +272,12 @@ def rules_of(kind: type) -> dict[str, Rule]:
     return rules
 
 
+def are_settled(kind: type) -> bool:
+    """Say whether `rules_of` has found out all about *kind*, or has given it up."""
+    known = _known.get(id(kind))
+    return known is not None and known.of() is kind and known.tries <= 0
+
+
 def _declared(kind: type) -> Iterator[tuple[str, Rule | None, bool]]:
     """Yield fields, each with its rule and whether all names in its annotation were there; the last one counts."""
     said: dict[str, Rule | None] = {}

@@ -135,10 +135,25 @@ def _by_text(found: dict[Any, Any]) -> dict[str, Any]:
 
 def slot_of(bases: tuple[type, ...], name: str) -> Callable[[Any], Any] | None:
     """Return what reads the slot *name*, or `UNSET` if it has no value; None if there is no such slot."""
-    slot = class_attribute(bases, name)
-    if type(slot) is not types.MemberDescriptorType:
-        return None
+    return slots_of(bases, [name])[0]
 
+
+def slots_of(bases: tuple[type, ...], names: list[str]) -> list[Callable[[Any], Any] | None]:
+    """Return for each of *names* what `slot_of` does."""
+    namespaces = [namespace_of(base) for base in bases]
+    found = []
+    for name in names:
+        for namespace in namespaces:
+            slot = namespace.get(name)
+            if slot is not None:
+                found.append(_reader_of_slot(slot) if type(slot) is types.MemberDescriptorType else None)
+                break
+        else:
+            found.append(None)
+    return found
+
+
+def _reader_of_slot(slot: types.MemberDescriptorType) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         try:
             return slot.__get__(value)
@@ -150,7 +165,13 @@ def slot_of(bases: tuple[type, ...], name: str) -> Callable[[Any], Any] | None:
 
 def own(value: object, name: str) -> Any:
     """Return what *value* itself stores under *name*, in a slot or in its dict, or None."""
-    bases = bases_of(type(value))
-    slot = slot_of(bases, name)
-    found = slot(value) if slot else dict_of(bases)(value).get(name)
-    return None if found is UNSET else found
+    return reader_of_own(type(value), name)(value)
+
+
+def reader_of_own(kind: type, name: str) -> Callable[[Any], Any]:
+    """Return what reads from a value whose type is *kind* what `own` returns."""
+    bases = bases_of(kind)
+    slot, own_dict = slot_of(bases, name), dict_of(bases)
+    if slot is None:
+        return lambda value: own_dict(value).get(name)
+    return lambda value: None if (found := slot(value)) is UNSET else found

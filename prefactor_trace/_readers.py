@@ -15,6 +15,7 @@ import datetime as dt
 import enum
 import gc
 import types
+import weakref
 from collections import deque
 from itertools import islice
 from math import isfinite
@@ -24,7 +25,7 @@ import orjson
 
 from prefactor_trace import _conversions
 from prefactor_trace._arrays import reader_of_array, scalar_of
-from prefactor_trace._marks import Omit, Plan, Ruled, obeyed, ruled, rules_of
+from prefactor_trace._marks import Omit, Plan, Ruled, are_settled, obeyed, ruled, rules_of
 from prefactor_trace._peek import (
     UNSET,
     bases_of,
@@ -37,8 +38,10 @@ from prefactor_trace._peek import (
     module_dict,
     own,
     package_of,
+    reader_of_own,
     shorten,
     slot_of,
+    slots_of,
     type_name,
 )
 
@@ -381,9 +384,49 @@ def _scalar(convert: Callable[[Any], Any]) -> Reader:
     return read
 
 
-def _object(bases: tuple[type, ...], names: list[str]) -> Reader:
+class _Layout(NamedTuple):
+    """Where a class keeps its fields, as long as it is as it was: to find that out takes longer than to read them."""
+
+    kind: weakref.ref[type]
+    source: str  # the attribute of the class that tells
+    stamp: tuple[int, ...]
+    names: list[str] | None  # None: it has no fields, and only its type is told
+    in_slots: list[bool]
+
+
+_layouts: dict[int, _Layout] = {}  # by the id of the class, which keeps no class alive
+_MOST_LAYOUTS = 2_000
+
+
+def _stamp(bases: tuple[type, ...], source: str) -> tuple[int, ...]:
+    """Return what is another one after the class was changed: pydantic makes all of it anew when a model is rebuilt."""
+    told = class_attribute(bases, source)
+    length = len(told) if type(told) is dict else 0
+    return id(bases), id(told), length, id(class_attribute(bases, "__pydantic_serializer__"))
+
+
+def _known_layout(kind: type, bases: tuple[type, ...]) -> _Layout | None:
+    known = _layouts.get(id(kind))
+    if known is None or known.kind() is not kind or known.stamp != _stamp(bases, known.source):
+        return None
+    return known if known.names is None or are_settled(kind) else None
+
+
+def _keep_layout(
+    bases: tuple[type, ...], source: str, names: list[str] | None, in_slots: list[bool] | None = None
+) -> None:
+    if len(_layouts) >= _MOST_LAYOUTS:
+        _layouts.clear()
+    kind = weakref.ref(bases[0])
+    _layouts[id(bases[0])] = _Layout(kind, source, _stamp(bases, source), names, in_slots or [])
+
+
+def _object(bases: tuple[type, ...], names: list[str], in_slots: list[bool]) -> Reader:
     """Make the reader of objects with fields: from slots and the instance's dict, so no property is asked."""
-    slots = [(name, slot_of(bases, name)) for name in names]
+    slots = [
+        (name, slot_of(bases, name) if is_slot else None)
+        for name, is_slot in zip(names, in_slots, strict=True)
+    ]
     own_dict, extra = dict_of(bases), slot_of(bases, "__pydantic_extra__")
     rules = rules_of(bases[0])
     rule_of_more = rules.get("__pydantic_extra__")  # of the dict that they are in
@@ -502,9 +545,16 @@ _LATE_READERS: dict[str, tuple[tuple[str, tuple[str, ...], Reader], ...]] = {
 _COLLECTIONS = (("UserDict", _data), ("UserList", _data), ("UserString", _data), ("ChainMap", _chain_map))
 
 
+_met: dict[int, tuple[Reader, type]] = {}  # of these modules; with the type: its id is its own while it lives
+
+
 def reader_of(kind: type) -> Reader:
     """Choose how values of type *kind* are read."""
-    bases = bases_of(kind)
+    return known_reader_of(kind) or find_reader(kind)
+
+
+def known_reader_of(kind: type) -> Reader | None:
+    """Return how values of type *kind* are read if that is quick to say, else None."""
     if _conversions.functions:
         function = _conversions.function_for(kind)
         if function is not None:
@@ -512,6 +562,19 @@ def reader_of(kind: type) -> Reader:
     read = _READERS.get(id(kind))
     if read is not None:
         return read
+    met = _met.get(id(kind))
+    if met is not None:
+        return met[0]
+    bases = bases_of(kind)
+    layout = _known_layout(kind, bases)
+    if layout is None:
+        return None
+    return _stranger(kind) if layout.names is None else _object(bases, layout.names, layout.in_slots)
+
+
+def find_reader(kind: type) -> Reader:
+    """Find out how values of type *kind* are read, and keep it where that keeps no class alive."""
+    bases = bases_of(kind)
     if has_base(bases, enum.Enum):
         return _enum
     packages = [package_of(base) for base in bases]
@@ -519,8 +582,11 @@ def reader_of(kind: type) -> Reader:
         ("pydantic" in packages and _reader_of_pydantic(bases))
         or _reader_of_object(bases)
         or _reader_of_package(kind, bases, packages)
+        or next((_READERS[id(base)] for base in bases if id(base) in _READERS), None)
     )
-    return read or next((_READERS[id(base)] for base in bases if id(base) in _READERS), _stranger(kind))
+    if read is None:
+        _keep_layout(bases, "__dataclass_fields__", None)
+    return read or _stranger(kind)
 
 
 def _reader_of_pydantic(bases: tuple[type, ...]) -> Reader | None:
@@ -537,9 +603,12 @@ def _reader_of_pydantic(bases: tuple[type, ...]) -> Reader | None:
 
 def _reader_of_object(bases: tuple[type, ...]) -> Reader | None:
     """Choose how values with fields are read, None if there are none."""
-    names = _field_names(bases)
+    source, names = _field_names(bases) or ("", None)
     if names is not None:
-        return _object(bases, names)
+        in_slots = [slot is not None for slot in slots_of(bases, names)]
+        if source:
+            _keep_layout(bases, source, names, in_slots)
+        return _object(bases, names, in_slots)
     fields = class_attribute(bases, "_fields")
     if has_base(bases, tuple) and type(fields) is tuple and _are_all(list(fields), str):
         return _named_tuple(bases[0], fields)
@@ -550,6 +619,7 @@ def _reader_of_package(kind: type, bases: tuple[type, ...], packages: list[str])
     """Choose how values of kinds that are not built in are read, None if this is no such kind."""
     for module, types_of_it, read in _LATE_READERS.get(packages[0], ()):
         if any(kind is loaded(module, name) for name in types_of_it):
+            _met[id(kind)] = read, kind
             return read
     if "collections" in packages:
         for name, read in _COLLECTIONS:
@@ -564,26 +634,45 @@ def _reader_of_package(kind: type, bases: tuple[type, ...], packages: list[str])
     return reader_of_array(bases, packages)
 
 
-def _field_names(bases: tuple[type, ...]) -> list[str] | None:
-    """Return the names of the fields if this is a pydantic model, a dataclass or an attrs class."""
-    fields = class_attribute(bases, "__pydantic_fields__")
+def _field_names(bases: tuple[type, ...]) -> tuple[str, list[str]] | None:
+    """Return the names of the fields if this is a pydantic model, a dataclass, a msgspec struct or an attrs class.
+
+    Before them, the attribute that tells them, "" if there is none.
+    """
+    source = "__pydantic_fields__"
+    fields = class_attribute(bases, source)
     if fields is None and class_attribute(bases, "__pydantic_core_schema__") is not None:
-        fields = class_attribute(bases, "model_fields")  # pydantic before 2.10
+        source = "model_fields"  # pydantic before 2.10
+        fields = class_attribute(bases, source)
     if type(fields) is dict:
-        return [name for name, field in fields.items() if type(name) is str and not _is_excluded(field)]
+        return source, _not_excluded(fields)
     fields = class_attribute(bases, "__dataclass_fields__")
     if type(fields) is dict:
-        return [name for name in fields if type(name) is str]
+        return "__dataclass_fields__", _texts(fields)
     struct = loaded("msgspec", "Struct")
     if has_base(bases, struct):
-        fields = getter(type(struct), "__struct_fields__")(bases[0])
-        return [name for name in fields if type(name) is str]
+        return "", _texts(getter(type(struct), "__struct_fields__")(bases[0]))
     fields = class_attribute(bases, "__attrs_attrs__")
     if fields is not None and is_a(fields, tuple):
-        return [name for name in [own(one, "name") for one in tuple.__iter__(fields)] if type(name) is str]
+        return "__attrs_attrs__", _texts(own(one, "name") for one in tuple.__iter__(fields))
     return None
 
 
-def _is_excluded(field: object) -> bool:
-    # A condition for leaving a field out is the user's code: it is left out without asking.
-    return own(field, "exclude") is True or own(field, "exclude_if") is not None
+def _texts(found: Iterable[Any]) -> list[str]:
+    return [each for each in found if type(each) is str]
+
+
+def _not_excluded(fields: dict[Any, Any]) -> list[str]:
+    """Return the names of those *fields* of a pydantic model that go into what it is written as."""
+    readers: dict[int, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}  # nearly always of one type
+    names = []
+    for name, field in fields.items():
+        kind = type(field)
+        read = readers.get(id(kind))
+        if read is None:
+            read = readers[id(kind)] = reader_of_own(kind, "exclude"), reader_of_own(kind, "exclude_if")
+        exclude, exclude_if = read
+        # A condition for leaving a field out is the user's code: it is left out without asking.
+        if type(name) is str and exclude(field) is not True and exclude_if(field) is None:
+            names.append(name)
+    return names
