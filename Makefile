@@ -43,9 +43,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 # Half of the time the tests wait, for servers that are silent and programs that end: three at once on two cores.
-# The longest takes 15 s. One that hangs is named, with the stacks of its threads, and the others go on.
+# The longest takes 15 s. One that hangs is named, with the stacks of its threads, and the others go on; should it not
+# let itself be interrupted, its process is ended.
+HANGS := --timeout 180 --timeout-method signal --max-worker-restart 1 \
+	-o faulthandler_timeout=240 -o faulthandler_exit_on_timeout=true
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --timeout 180 --timeout-method signal --max-worker-restart 3 $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(HANGS) $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/span_overhead.py
