@@ -591,8 +591,7 @@ class Outbox:
             self.bury(instance_id, reason)
         self._running.difference_update(outcome.terminated)  # nothing is finished over what was terminated
         self._notes.update(outcome.notes)
-        # Who breaks off is there.
-        self._reachable = outcome.reachable or (outcome.blames_batch and not outcome.is_silent)
+        self._reachable = outcome.reachable or outcome.is_heard_to_fail
         self._nowhere = outcome.nowhere
         refused |= self._search_poison(sent, left, outcome, now)
         # Without progress and without a word why, asking again at once would spin.
@@ -654,7 +653,7 @@ class Outbox:
     def _pause(self, outcome: Outcome, jitter: float) -> float:
         if outcome.retry_after is not None:
             return min(outcome.retry_after, _RETRY_AFTER_CAP_SECONDS)
-        if outcome.blames_batch and not outcome.is_silent and self._failures < _SEARCH_STEPS:
+        if outcome.is_heard_to_fail and self._failures < _SEARCH_STEPS:
             return _SEARCH_PAUSE_SECONDS * jitter
         ceiling = min(_BACKOFF_SECONDS * 2.0 ** min(self._failures, 10), _BACKOFF_CAP_SECONDS)
         return ceiling * jitter

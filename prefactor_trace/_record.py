@@ -219,6 +219,11 @@ class Outcome(NamedTuple):
     unknown: frozenset[str] = frozenset()
     said: dict[str, str] = {}
 
+    @property
+    def is_heard_to_fail(self) -> bool:
+        """Whether the platform was heard as it failed over the batch: by an answer, or by breaking off."""
+        return self.blames_batch and not self.is_silent
+
 
 class Ledger(NamedTuple):
     """What was created and what became of it. Always `created == delivered + sum(dropped) + pending`.

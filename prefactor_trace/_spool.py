@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import orjson
 
@@ -50,6 +50,8 @@ try:
     import fcntl
 except ImportError:  # Windows: without advisory locks nobody could tell a dead owner from a living one
     fcntl = None  # type: ignore[assignment]
+
+_T = TypeVar("_T")
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 QUOTA_BYTES = 512 * 1024 * 1024
@@ -288,11 +290,7 @@ class Spool:
 
         *renamed*: ids of instances that the platform has changed.
         """
-        by_segment: dict[Segment, list[Settled]] = {}
-        for each in settled:
-            if isinstance(each.home, Segment):
-                by_segment.setdefault(each.home, []).append(each)
-        for segment, group in by_segment.items():
+        for segment, group in _by_segment((each.home, each) for each in settled):
             if segment.settled is not None:
                 segment.settled.update(each.key for each in group)
             if not self._append(segment, _frames.SETTLED, _settled_body(group, renamed)):
@@ -301,21 +299,14 @@ class Spool:
 
     def announce(self, spans: Iterable[tuple[Home, str]]) -> None:
         """Write down that the platform is about to be told of spans that are still running."""
-        by_segment: dict[Segment, list[str]] = {}
-        for home, span_id in spans:
-            if isinstance(home, Segment):
-                by_segment.setdefault(home, []).append(span_id)
-        for segment, ids in by_segment.items():
+        for segment, ids in _by_segment(spans):
             self._append(segment, _frames.ANNOUNCED, orjson.dumps(ids))
 
     def note_strikes(self, strikes: Iterable[tuple[Home, Strike]]) -> None:
         """Write down over what the platform has failed, so that the next process need not begin to count again."""
-        by_segment: dict[Segment, dict[str, tuple[str, int, int]]] = {}
-        for home, strike in strikes:
-            if isinstance(home, Segment):
-                by_segment.setdefault(home, {})[strike.identity] = strike[1:]
-        for segment, group in by_segment.items():
-            self._append(segment, _frames.STRUCK, orjson.dumps(group))
+        for segment, group in _by_segment(strikes):
+            latest = {strike.identity: strike[1:] for strike in group}
+            self._append(segment, _frames.STRUCK, orjson.dumps(latest))
 
     def _append(self, segment: Segment, kind: int, body: bytes) -> bool:
         """Add to a segment, sealed or not. If that fails, more than needed will be sent again, and nothing is lost."""
@@ -606,6 +597,15 @@ def _time_of(fact: Fact) -> int:
     if isinstance(fact, SpanEnded):
         return fact.finished_at
     return fact.at if isinstance(fact, (InstanceStarted, InstanceFinished)) else 0
+
+
+def _by_segment(found: Iterable[tuple[Home, _T]]) -> Iterable[tuple[Segment, list[_T]]]:
+    """Return what each segment is the home of."""
+    groups: dict[Segment, list[_T]] = {}
+    for home, each in found:
+        if isinstance(home, Segment):
+            groups.setdefault(home, []).append(each)
+    return groups.items()
 
 
 def _settled_body(group: list[Settled], renamed: dict[str, str]) -> bytes:
