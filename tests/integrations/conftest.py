@@ -26,6 +26,18 @@ def what_is_loaded_is_not_searched():
     gc.unfreeze()
 
 
+@pytest.fixture(autouse=True)
+def no_collector():
+    """Garbage waits for the end of the test. LiteLLM and Google's SDK leave streams open in cycles.
+
+    If the collector closes one while httpcore holds the lock of its pool, which closing wants, the thread waits for
+    itself for ever.
+    """
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture(scope="module")
 def no_leftovers():
     """What an SDK leaves open is dropped here, where nobody minds."""

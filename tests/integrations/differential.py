@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import prefactor_trace as pt
 
 
@@ -13,6 +15,18 @@ def same(program, *names):
         traced = program()
     assert bare == traced
     return bare
+
+
+def left_open(program):
+    """Call *program*; return how many HTTP answers it leaves open that only the garbage collector would close.
+
+    It would do so at any moment: if that is while httpcore holds the lock of its pool, which closing wants, for ever.
+    """
+    gc.collect()
+    program()
+    # Of httpx, whichever the SDK has brought.
+    answers = [each for each in gc.get_objects() if type(each).__name__ == "Response"]
+    return sum(getattr(each, "is_closed", None) is False for each in answers)
 
 
 def is_raised(result):

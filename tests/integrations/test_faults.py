@@ -7,11 +7,15 @@ faults. Its texts depend on the request alone; its ids and times do not, and are
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 
 import pytest
 
 import prefactor_trace as pt
+
+from .differential import left_open, same
+from .others import MOCK_FAULTS
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
@@ -186,6 +190,11 @@ FAULTS = [
 CASES = [(fault, program) for fault in FAULTS for program in fault[3]]
 
 
+# Streams that are left to themselves, and so are their clients.
+ASKED_GPT = lambda server: gpt(server).chat.completions.create(**ASK, stream=True)  # noqa: E731
+ASKED_CLAUDE = lambda server: claude(server).messages.create(**TALK, stream=True)  # noqa: E731
+
+
 # -- what they see -------------------------------------------------------------------------------------------
 
 _VARYING = {"id", "created", "created_at", "item_id", "call_id", "request_id", "_request_id", "completed_at"}
@@ -255,6 +264,21 @@ def test_a_fault_is_what_it_is(fault, program, llmock, recorded):
     tokens = usage_of(given)
     assert {name: (span.token_usage or {}).get(name) for name in tokens} == tokens
     assert tokens or error is not None or raises is None or program is chat_helper
+
+
+@pytest.mark.parametrize("create", [ASKED_GPT, ASKED_CLAUDE], ids=["openai", "anthropic"])
+@pytest.mark.parametrize("fault", [None, "disconnect", "truncate", "malformed"])
+def test_a_stream_that_is_left_stays_open_no_longer(create, fault, llmock, recorded):
+    """What is closed at once without us, is with us, too: nothing of ours holds it until the collector comes."""
+
+    def program():
+        llmock.does(*MOCK_FAULTS[fault])
+        stream = create(llmock)
+        next(iter(stream))
+
+    same(lambda: left_open(program), "openai", "anthropic")
+    gc.collect()
+    assert [span.metadata["abandoned"] for span in recorded.spans] == [True]
 
 
 @pytest.mark.parametrize("program", TOOL_USERS, ids=lambda each: each.__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ssl
 
@@ -10,7 +11,7 @@ import pytest
 
 import prefactor_trace as pt
 
-from .differential import is_raised, same
+from .differential import is_raised, left_open, same
 from .gemini import PICTURE, USAGE
 from .others import MOCK_FAULTS
 
@@ -256,6 +257,19 @@ def test_a_server_of_others_is_served_the_same(fault, llmock, recorded):
         assert whole.result == stream.result
         assert whole.token_usage == stream.token_usage
         assert whole.token_usage["total_tokens"] == result[0][1]["usage_metadata"]["total_token_count"]
+
+
+@pytest.mark.parametrize("fault", MOCK_FAULTS)
+def test_a_stream_that_is_left_stays_open_no_longer(fault, llmock, recorded):
+    """The SDK leaves it to the collector; nothing of ours holds it beyond that."""
+
+    def program():
+        options = {**options_of(llmock.gemini), "api_version": "v1beta"}
+        llmock.does(*MOCK_FAULTS[fault])
+        with contextlib.suppress(Exception):
+            next(genai.Client(api_key=KEY, http_options=options).models.generate_content_stream(**ASK))
+
+    same(lambda: left_open(program), "google_genai")
 
 
 # -- what is recorded --------------------------------------------------------------------------------------
