@@ -72,3 +72,9 @@ def step_type(name: str, title: str, description: str, template: str, properties
         result_schema={"type": "object"},
         data_risk={"action_profile": {}},
     )
+
+
+def tool_type(name: str) -> SpanType:
+    """Return the type of a tool that a framework calls."""
+    template = "{{ inputs.tool }} {{ output | truncate: 160 }}"
+    return step_type(name, "Tool", "A tool of an agent.", template, {"tool": TEXT, "arguments": {}})

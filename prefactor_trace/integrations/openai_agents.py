@@ -20,7 +20,7 @@ import orjson
 
 from prefactor_trace.errors import InstanceTerminated
 from prefactor_trace.integrations import _patch
-from prefactor_trace.integrations._span_types import TEXT, step_type
+from prefactor_trace.integrations._span_types import TEXT, step_type, tool_type
 from prefactor_trace.integrations._tap import Asked, Reply, open_call
 from prefactor_trace.integrations._values import of_base64, present, some_dict, text, without_media
 from prefactor_trace.integrations.openai import ENDPOINTS, token_usage
@@ -46,14 +46,7 @@ WORKFLOW = _type(
     "workflow", "Workflow", "A trace of the Agents SDK.", "{{ inputs.workflow }} ", workflow=TEXT
 )
 AGENT = _type("agent", "Agent", "An agent at work.", "{{ inputs.agent }} ", agent=TEXT, tools={}, handoffs={})
-TOOL = _type(
-    "tool",
-    "Tool",
-    "A tool of an agent.",
-    "{{ inputs.tool }} {{ output | truncate: 160 }}",
-    tool=TEXT,
-    arguments={},
-)
+TOOL = tool_type("openai-agents:tool")
 HANDOFF = _type(
     "handoff",
     "Handoff",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from prefactor_trace.integrations._span_types import TEXT, step_type
+from prefactor_trace.integrations._span_types import TEXT, step_type, tool_type
 from prefactor_trace.integrations._tap import Asked, Reply, Tap, open_call
 from prefactor_trace.integrations._values import count, counts, present, some_dict, some_list, text
 
@@ -51,14 +51,7 @@ REQUEST = _type(
     model=TEXT,
     request={"type": "array"},
 )
-TOOL = _type(
-    "tool",
-    "Tool",
-    "A tool of an agent.",
-    "{{ inputs.tool }} {{ output | truncate: 160 }}",
-    tool=TEXT,
-    arguments={},
-)
+TOOL = tool_type("pydantic-ai:tool")
 OUTPUT = _type(
     "output",
     "Output",
