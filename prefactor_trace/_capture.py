@@ -53,18 +53,17 @@ import orjson
 from prefactor_trace._conversions import FAILED, convert, function_for
 from prefactor_trace._deadline import Deadline
 from prefactor_trace._error_text import MOST_STACK, describe_error, related
-from prefactor_trace._marks import MARKED_SECRET, Plan, Ruled, wrapped
+from prefactor_trace._marks import MARKED_SECRET, Plan, Ruled, time_but_learning, wrapped
 from prefactor_trace._peek import clean, shorten, type_name
 from prefactor_trace._readers import (
     SAFE_INT,
     Given,
     Open,
     arguments_of_error,
-    find_reader,
     followed,
-    known_reader_of,
     label,
     read_string,
+    reader_of,
 )
 from prefactor_trace._redact import DEFAULT as BUILT_IN
 from prefactor_trace._redact import without
@@ -418,7 +417,7 @@ class _Rebuild:
         self.limits = limits
         self.room = room
         self.longest = min(limits.max_string, room)
-        self.deadline = Deadline(limits.max_seconds)
+        self.deadline = Deadline(limits.max_seconds, cpu=time_but_learning)
         self.waiting: deque[_Branch] = deque()
         self.readers: dict[int, tuple[Reader, type]] = {}  # with the type: its id is its own while it lives
         self.labels: tuple[str, ...] | None = None  # of what is being read
@@ -445,7 +444,7 @@ class _Rebuild:
         try:
             known = self.readers.get(id(kind))
             if known is None:
-                known = self.readers[id(kind)] = (self.reader_of(kind), kind)
+                known = self.readers[id(kind)] = (reader_of(kind), kind)
             if known[0] is read_string:
                 return self.text(value)
             found = known[0](value)
@@ -460,10 +459,6 @@ class _Rebuild:
             return self.text(found) if type(found) is str else found
         except Exception:  # one bad value must not cost its neighbours
             return {"$unreadable": type_name(kind)}
-
-    def reader_of(self, kind: type) -> Reader:
-        """Choose how values of type *kind* are read. To learn a class, once, can take more time than all its values may."""
-        return known_reader_of(kind) or self.deadline.without(partial(find_reader, kind))
 
     def text(self, value: str) -> object:
         """Return *value*, of str or a subclass, as it is or cut."""
@@ -510,7 +505,7 @@ class _Rebuild:
         value, rule = given
         if type(rule) is Plan:
             try:
-                found = self.reader_of(type(value))(value)
+                found = reader_of(type(value))(value)
                 if type(found) is Open:
                     return self.place(value, followed(found, rule), parent)
             except Exception:  # as in read

@@ -21,6 +21,7 @@ import functools
 import re
 import sys
 import threading
+import time
 import types
 import typing
 import weakref
@@ -256,6 +257,30 @@ def rules_of(kind: type) -> dict[str, Rule]:
     reading = _being_read()
     if id(kind) in reading:
         return reading[id(kind)]
+    if reading:  # of a class that is being learned
+        return _learn(kind, tries, reading)
+    began = time.thread_time()
+    try:
+        return _learn(kind, tries, reading)
+    finally:
+        _here.learning = _learning_seconds() + time.thread_time() - began
+
+
+def time_but_learning() -> float:
+    """Return the CPU seconds of this thread, without those in which `rules_of` has learned classes.
+
+    It learns each once, or a few times if there are names that nothing has yet; that can take longer than to read all
+    the values, and is not their fault.
+    """
+    return time.thread_time() - _learning_seconds()
+
+
+def _learning_seconds() -> float:
+    found: float = _here.__dict__.get("learning", 0.0)
+    return found
+
+
+def _learn(kind: type, tries: int, reading: dict[int, dict[str, Rule]]) -> dict[str, Rule]:
     rules: dict[str, Rule] = {}
     reading[id(kind)], is_whole = rules, True
     try:
@@ -270,12 +295,6 @@ def rules_of(kind: type) -> dict[str, Rule]:
         _known.clear()
     _known[id(kind)] = _Known(weakref.ref(kind), rules, 0 if is_whole else tries - 1)
     return rules
-
-
-def are_settled(kind: type) -> bool:
-    """Say whether `rules_of` has found out all about *kind*, or has given it up."""
-    known = _known.get(id(kind))
-    return known is not None and known.of() is kind and known.tries <= 0
 
 
 def _declared(kind: type) -> Iterator[tuple[str, Rule | None, bool]]:

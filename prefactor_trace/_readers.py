@@ -15,7 +15,6 @@ import datetime as dt
 import enum
 import gc
 import types
-import weakref
 from collections import deque
 from itertools import islice
 from math import isfinite
@@ -25,7 +24,7 @@ import orjson
 
 from prefactor_trace import _conversions
 from prefactor_trace._arrays import reader_of_array, scalar_of
-from prefactor_trace._marks import Omit, Plan, Ruled, are_settled, obeyed, ruled, rules_of
+from prefactor_trace._marks import Omit, Plan, Ruled, obeyed, ruled, rules_of
 from prefactor_trace._peek import (
     UNSET,
     bases_of,
@@ -384,49 +383,9 @@ def _scalar(convert: Callable[[Any], Any]) -> Reader:
     return read
 
 
-class _Layout(NamedTuple):
-    """Where a class keeps its fields, as long as it is as it was: to find that out takes longer than to read them."""
-
-    kind: weakref.ref[type]
-    source: str  # the attribute of the class that tells
-    stamp: tuple[int, ...]
-    names: list[str] | None  # None: it has no fields, and only its type is told
-    in_slots: list[bool]
-
-
-_layouts: dict[int, _Layout] = {}  # by the id of the class, which keeps no class alive
-_MOST_LAYOUTS = 2_000
-
-
-def _stamp(bases: tuple[type, ...], source: str) -> tuple[int, ...]:
-    """Return what is another one after the class was changed: pydantic makes all of it anew when a model is rebuilt."""
-    told = class_attribute(bases, source)
-    length = len(told) if type(told) is dict else 0
-    return id(bases), id(told), length, id(class_attribute(bases, "__pydantic_serializer__"))
-
-
-def _known_layout(kind: type, bases: tuple[type, ...]) -> _Layout | None:
-    known = _layouts.get(id(kind))
-    if known is None or known.kind() is not kind or known.stamp != _stamp(bases, known.source):
-        return None
-    return known if known.names is None or are_settled(kind) else None
-
-
-def _keep_layout(
-    bases: tuple[type, ...], source: str, names: list[str] | None, in_slots: list[bool] | None = None
-) -> None:
-    if len(_layouts) >= _MOST_LAYOUTS:
-        _layouts.clear()
-    kind = weakref.ref(bases[0])
-    _layouts[id(bases[0])] = _Layout(kind, source, _stamp(bases, source), names, in_slots or [])
-
-
-def _object(bases: tuple[type, ...], names: list[str], in_slots: list[bool]) -> Reader:
+def _object(bases: tuple[type, ...], names: list[str]) -> Reader:
     """Make the reader of objects with fields: from slots and the instance's dict, so no property is asked."""
-    slots = [
-        (name, slot_of(bases, name) if is_slot else None)
-        for name, is_slot in zip(names, in_slots, strict=True)
-    ]
+    slots = list(zip(names, slots_of(bases, names), strict=True))
     own_dict, extra = dict_of(bases), slot_of(bases, "__pydantic_extra__")
     rules = rules_of(bases[0])
     rule_of_more = rules.get("__pydantic_extra__")  # of the dict that they are in
@@ -545,16 +504,20 @@ _LATE_READERS: dict[str, tuple[tuple[str, tuple[str, ...], Reader], ...]] = {
 _COLLECTIONS = (("UserDict", _data), ("UserList", _data), ("UserString", _data), ("ChainMap", _chain_map))
 
 
-_met: dict[int, tuple[Reader, type]] = {}  # of these modules; with the type: its id is its own while it lives
+class _Met(NamedTuple):
+    """A type of `_LATE_READERS` that there was a value of."""
+
+    kind: type
+    module: str
+    name: str
+    read: Reader
+
+
+_met: dict[int, _Met] = {}  # by the id of the type, which is its own while it is held
 
 
 def reader_of(kind: type) -> Reader:
     """Choose how values of type *kind* are read."""
-    return known_reader_of(kind) or find_reader(kind)
-
-
-def known_reader_of(kind: type) -> Reader | None:
-    """Return how values of type *kind* are read if that is quick to say, else None."""
     if _conversions.functions:
         function = _conversions.function_for(kind)
         if function is not None:
@@ -563,17 +526,8 @@ def known_reader_of(kind: type) -> Reader | None:
     if read is not None:
         return read
     met = _met.get(id(kind))
-    if met is not None:
-        return met[0]
-    bases = bases_of(kind)
-    layout = _known_layout(kind, bases)
-    if layout is None:
-        return None
-    return _stranger(kind) if layout.names is None else _object(bases, layout.names, layout.in_slots)
-
-
-def find_reader(kind: type) -> Reader:
-    """Find out how values of type *kind* are read, and keep it where that keeps no class alive."""
+    if met is not None and loaded(met.module, met.name) is kind:
+        return met.read
     bases = bases_of(kind)
     if has_base(bases, enum.Enum):
         return _enum
@@ -582,11 +536,8 @@ def find_reader(kind: type) -> Reader:
         ("pydantic" in packages and _reader_of_pydantic(bases))
         or _reader_of_object(bases)
         or _reader_of_package(kind, bases, packages)
-        or next((_READERS[id(base)] for base in bases if id(base) in _READERS), None)
     )
-    if read is None:
-        _keep_layout(bases, "__dataclass_fields__", None)
-    return read or _stranger(kind)
+    return read or next((_READERS[id(base)] for base in bases if id(base) in _READERS), _stranger(kind))
 
 
 def _reader_of_pydantic(bases: tuple[type, ...]) -> Reader | None:
@@ -603,12 +554,9 @@ def _reader_of_pydantic(bases: tuple[type, ...]) -> Reader | None:
 
 def _reader_of_object(bases: tuple[type, ...]) -> Reader | None:
     """Choose how values with fields are read, None if there are none."""
-    source, names = _field_names(bases) or ("", None)
+    names = _field_names(bases)
     if names is not None:
-        in_slots = [slot is not None for slot in slots_of(bases, names)]
-        if source:
-            _keep_layout(bases, source, names, in_slots)
-        return _object(bases, names, in_slots)
+        return _object(bases, names)
     fields = class_attribute(bases, "_fields")
     if has_base(bases, tuple) and type(fields) is tuple and _are_all(list(fields), str):
         return _named_tuple(bases[0], fields)
@@ -617,10 +565,11 @@ def _reader_of_object(bases: tuple[type, ...]) -> Reader | None:
 
 def _reader_of_package(kind: type, bases: tuple[type, ...], packages: list[str]) -> Reader | None:
     """Choose how values of kinds that are not built in are read, None if this is no such kind."""
-    for module, types_of_it, read in _LATE_READERS.get(packages[0], ()):
-        if any(kind is loaded(module, name) for name in types_of_it):
-            _met[id(kind)] = read, kind
-            return read
+    for module, names, read in _LATE_READERS.get(packages[0], ()):
+        for name in names:
+            if kind is loaded(module, name):
+                _met[id(kind)] = _Met(kind, module, name, read)
+                return read
     if "collections" in packages:
         for name, read in _COLLECTIONS:
             if has_base(bases, loaded("collections", name)):
@@ -634,27 +583,22 @@ def _reader_of_package(kind: type, bases: tuple[type, ...], packages: list[str])
     return reader_of_array(bases, packages)
 
 
-def _field_names(bases: tuple[type, ...]) -> tuple[str, list[str]] | None:
-    """Return the names of the fields if this is a pydantic model, a dataclass, a msgspec struct or an attrs class.
-
-    Before them, the attribute that tells them, "" if there is none.
-    """
-    source = "__pydantic_fields__"
-    fields = class_attribute(bases, source)
+def _field_names(bases: tuple[type, ...]) -> list[str] | None:
+    """Return the names of the fields if this is a pydantic model, a dataclass, a msgspec struct or an attrs class."""
+    fields = class_attribute(bases, "__pydantic_fields__")
     if fields is None and class_attribute(bases, "__pydantic_core_schema__") is not None:
-        source = "model_fields"  # pydantic before 2.10
-        fields = class_attribute(bases, source)
+        fields = class_attribute(bases, "model_fields")  # pydantic before 2.10
     if type(fields) is dict:
-        return source, _not_excluded(fields)
+        return _not_excluded(fields)
     fields = class_attribute(bases, "__dataclass_fields__")
     if type(fields) is dict:
-        return "__dataclass_fields__", _texts(fields)
+        return _texts(fields)
     struct = loaded("msgspec", "Struct")
     if has_base(bases, struct):
-        return "", _texts(getter(type(struct), "__struct_fields__")(bases[0]))
+        return _texts(getter(type(struct), "__struct_fields__")(bases[0]))
     fields = class_attribute(bases, "__attrs_attrs__")
     if fields is not None and is_a(fields, tuple):
-        return "__attrs_attrs__", _texts(own(one, "name") for one in tuple.__iter__(fields))
+        return _texts(own(one, "name") for one in tuple.__iter__(fields))
     return None
 
 
