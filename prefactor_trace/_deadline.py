@@ -1,7 +1,8 @@
 """A limit on what looking at one value may take.
 
-It is of this thread's CPU, so that waiting for the GIL or for the processor does not count. A pause between two looks at
-the clock is forgiven once: it is the garbage collector that has come by.
+It is of this thread's CPU, so that waiting for the GIL or for the processor does not count. A few pauses between two looks
+at the clock are forgiven: it is the garbage collector that has come by, or a virtual machine that was not given its
+processor, which the thread's clock does not know.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_MOST_PAUSES = 3
+
 
 class Deadline:
     """The end of *seconds* from now on, by the clocks *wall* and *cpu*."""
 
-    __slots__ = ("_cpu", "_has_paused", "_look_at", "_looked_at", "_pause", "_stop_at", "_wall")
+    __slots__ = ("_cpu", "_look_at", "_looked_at", "_pause", "_pauses", "_stop_at", "_wall")
 
     def __init__(
         self,
@@ -32,7 +35,7 @@ class Deadline:
         self._looked_at = wall()
         self._look_at = self._looked_at + seconds
         self._stop_at = cpu() + seconds
-        self._has_paused = False
+        self._pauses = 0
 
     def is_over(self) -> bool:
         """Say whether the time is up. Once it is, it stays so."""
@@ -43,11 +46,11 @@ class Deadline:
             self._looked_at = now
             return False
         used = self._cpu()
-        if gap > self._pause and not self._has_paused:
+        if gap > self._pause and self._pauses < _MOST_PAUSES:
             # As the pause began there was left at least what was left by the wall.
             until = used + (self._look_at - self._looked_at)
             if until - self._stop_at > self._pause:
-                self._has_paused = True
+                self._pauses += 1
                 self._stop_at = until
         left = self._stop_at - used
         self._looked_at, self._look_at = now, now + left
