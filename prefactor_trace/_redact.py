@@ -106,13 +106,13 @@ class Redactor:
             _guard.failed("redact a value")
             return _FAILED
 
-    def text(self, text: str, *, is_cut: bool = False) -> str:
+    def text(self, text: str, *, is_cut: bool = False, seconds: float = _MOST_SECONDS) -> str:
         """Return *text* without secrets. *is_cut*: it went on, so its end may be the beginning of one."""
         if not self._is_on or (not is_cut and self._known.get(hash(text)) == len(text)):
             return text
         words = self._words or self._load()
         if is_cut or words.suspect(text):
-            return _Rebuild(words).text(text, is_cut=is_cut)
+            return _Rebuild(words, seconds).text(text, is_cut=is_cut)
         self._remember(text)
         return text
 
@@ -260,9 +260,9 @@ _late: list[threading.Thread] = []  # those that still wait for a callable of th
 class _Rebuild:
     """One value on its way: what was found in it, and the time that is left."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, seconds: float = _MOST_SECONDS) -> None:
         self._words = words
-        self._deadline = Deadline(_MOST_SECONDS)
+        self._deadline = Deadline(seconds)
         self._names: dict[str, str | None] = {}
         self._clean: set[str] = set()  # short texts, such as the roles in a chat
         self.has_found = False

@@ -16,7 +16,7 @@ from prefactor_trace._capture import trimmed
 from prefactor_trace._context import Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
-from prefactor_trace._peek import clean
+from prefactor_trace._peek import shorten
 from prefactor_trace._quality import Mistake, Rating
 from prefactor_trace._record import InstanceFinished, InstanceRegistered, InstanceStarted, QualityRecorded
 from prefactor_trace._version import __version__
@@ -37,6 +37,8 @@ F = TypeVar("F", bound="Decorated")
 Purpose: TypeAlias = Literal["live", "smoke_test", "eval"]
 InstanceStatus: TypeAlias = Literal["pending", "active", "complete", "failed", "cancelled", "terminated"]
 _NOBODY = -1  # no process has this id
+_MOST_TEXT = 10_000  # characters of a description, say
+_SEARCH_SECONDS = 0.5  # of CPU at most, to find secrets in one of those: far more than it takes
 
 
 class Instance(Scope):
@@ -341,25 +343,31 @@ def _given_id(options: dict[str, Any]) -> str | None:
 
 
 def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
-    settings = tracer.settings
+    # Each text for itself, and to its end: what is put in place of a whole that takes too long is no registration, and
+    # a run that is refused is lost with all its spans.
+    redact = tracer.input_limits.redact.built_in
+
+    def given(name: str, value: object) -> str | None:
+        text = _text(name, value)
+        return None if text is None else redact.text(text, seconds=_SEARCH_SECONDS)
 
     def chosen(name: str) -> str | None:
-        return _text(name, options.get(name)) or _text(name, getattr(settings, name))
+        return given(name, options.get(name)) or given(name, getattr(tracer.settings, name))
 
     version = {
         "name": chosen("agent_name"),
         "external_identifier": chosen("agent_version"),
-        "description": _text("description", options.get("description")),
+        "description": given("description", options.get("description")),
         "runtime_environment": _RUNTIME,
     }
     body = {
         "agent_id": chosen("agent_id"),
         "environment_id": chosen("environment_id"),
-        "external_identifier": _text("external_identifier", options.get("external_identifier")),
+        "external_identifier": given("external_identifier", options.get("external_identifier")),
         "purpose": _purpose(options.get("purpose")),
         "agent_version": _without_none(version),
     }
-    return tracer.input_limits.redact.built_in(trimmed(orjson.dumps(_without_none(body))))
+    return trimmed(orjson.dumps(_without_none(body)))
 
 
 def _text(name: str, value: Any) -> str | None:
@@ -367,7 +375,7 @@ def _text(name: str, value: Any) -> str | None:
     if value is None:
         return None
     if type(value) in (str, int, float):
-        text = clean(str(value))
+        text = shorten(str(value), _MOST_TEXT)
         if text:
             return text
     _guard.logger.warning("instance(%s=...) takes a text; the default is used instead", name)

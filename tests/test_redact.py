@@ -804,6 +804,26 @@ class TestEndToEnd:
         assert leaks(path.read_bytes()) == []
         assert leaks(caplog.text.encode()) == []
 
+    def test_a_registration_is_searched_to_its_end(self):
+        """However long that takes: cut off in the middle it would be refused, and the run be lost with all its spans."""
+        text = "password=canary-password; " * 380
+        body = {"agent_version": {"name": "bot", "description": text, "last": 1}}
+        cut_off = orjson.loads(Redactor()(orjson.dumps(body)))
+        assert cut_off["agent_version"].keys() - body["agent_version"].keys() == {"$redacted"}
+
+        exporter = MemoryExporter()
+        tracer = pt.configure(exporter=exporter, agent_name="bot")
+        with pt.instance(description=text, external_identifier="token=canary-token-" + "x" * 20_000):
+            pass
+        tracer.shutdown()
+        body = orjson.loads(exporter.records[0].body)
+        assert body.keys() == {"external_identifier", "agent_version"}
+        assert {"name", "description", "runtime_environment"} <= body["agent_version"].keys()
+        assert "unsearched" not in exporter.records[0].body.decode()
+        assert body["agent_version"]["description"].count("[redacted:") == 380
+        assert leaks(orjson.dumps(body)) == []
+        assert len(body["external_identifier"]) < 10_100
+
     def test_local_platform(self, tmp_path):
         """Nor does anything that arrived over HTTP."""
         with LocalPlatform(tmp_path / "platform.db", state_dir=tmp_path) as platform:
