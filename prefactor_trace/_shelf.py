@@ -68,9 +68,12 @@ class Shelf:
 
     def __contains__(self, key: object) -> bool:
         """Whether a record, by id or key, is on disk, or will be made again from what is: the finish of a run."""
-        return key in self._homes or (
-            isinstance(key, str) and key.endswith(FINISH) and key.removesuffix(FINISH) in self._pins
-        )
+        if key in self._homes:
+            return True
+        if not isinstance(key, str) or not key.endswith(FINISH):
+            return False
+        instance_id = key.removesuffix(FINISH)
+        return instance_id in self._pins or instance_id + REGISTER in self._homes
 
     def admit(self, fact: Fact, home: Home, *, has_room: bool) -> bool:
         """Note a new fact. Return whether the outbox is to have it."""

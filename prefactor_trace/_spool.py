@@ -224,7 +224,8 @@ class Spool:
         if not self._opening.acquire(timeout=_OPENING_SECONDS if old is None else 0):
             return self._pen
         try:
-            if self._pen is old and not self._is_closed:
+            # The garbage of the interpreter's own end is no news: what was open has been called interrupted.
+            if self._pen is old and not self._is_closed and not sys.is_finalizing():
                 if self._owner is None:
                     self._owner = self._folder.new_owner(self._destination)
                     may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
@@ -455,10 +456,11 @@ class Spool:
         except OSError:
             self.notes["rejected, and not kept in a file"] += data.count(b"\n")
 
-    def seal(self) -> None:
-        """Take nothing more."""
-        self._is_closed = True
-        self._retry_at = float("inf")
+    def seal(self, *, for_good: bool = True) -> None:
+        """Write no more into what there is; and, if *for_good*, nowhere else."""
+        if for_good:
+            self._is_closed = True
+            self._retry_at = float("inf")
         pen, self._pen = self._pen, None
         if pen is not None:
             pen.segment.is_sealed = True
@@ -470,6 +472,21 @@ class Spool:
         for owner in self._owners():
             owner.leave()
 
+    def step_aside(self) -> None:
+        """Like `close`, but whoever still records writes on. What is left can be taken over when the process has ended."""
+        self._remove_settled()
+        for owner in self._other_owners():
+            owner.leave()
+        # Another process must not take over one half of a run while a thread of ours writes the other.
+        if not self._opening.acquire(timeout=_OPENING_SECONDS):
+            return
+        try:
+            if self._owner is not None and self._pen is None and not self._owner.segments():
+                self._owner.leave()
+                self._owner = None
+        finally:
+            self._opening.release()
+
     def forget(self) -> None:
         """After a fork, in the child: let go of what is the parent's, without a trace in its files."""
         self._pen = None
@@ -479,7 +496,10 @@ class Spool:
     def _owners(self) -> list[Owner]:
         """Return those whose locks we hold."""
         own = [] if self._owner is None else [self._owner]
-        return [*own, *self._former_owners, *(each.owner for each in self._estates)]
+        return [*own, *self._other_owners()]
+
+    def _other_owners(self) -> list[Owner]:
+        return [*self._former_owners, *(each.owner for each in self._estates)]
 
 
 def may_follow(destination: object, ours: str, partition: str | None, folder: Folder) -> bool | None:

@@ -159,6 +159,7 @@ class Worker:
         self._thread_retry_at = 0.0
         self._stop_at: float | None = None
         self._stopped = False
+        self._is_outlived = False  # by threads that still record when all has been sent
         self._has_left_off = False
         self._quiet_until: dict[str, float] = {}
         self._trouble: str | None = None
@@ -403,13 +404,13 @@ class Worker:
         self._drive(deadline, lambda: self._stopped)
         self.abandon()
 
-    def close(self, deadline: float, left_open: Callable[[], set[str]] = set) -> bool:
+    def close(self, deadline: float, left_open: Callable[[], set[str]] | None = None) -> bool:
         """Take nothing more, and let everything leave until *deadline* (monotonic).
 
         Args:
             deadline: When whatever has not left is given up.
-            left_open: Says which runs may still be ended by somebody. If they are on disk, they are left as they
-                are, for the next process.
+            left_open: Given if others may go on recording: which runs may still be ended by somebody. If there is a
+                disk, what they record is kept there, and those runs are left as they are, for the next process.
 
         Returns:
             False: It was closed before, or cannot be closed just now, from within a signal handler.
@@ -422,7 +423,8 @@ class Worker:
             self._carry_over_locked()
             # Of these runs a part is on disk, or will be, and whoever brings it will end them.
             elsewhere = self._shelf.deferred | self._half_here
-            if self.is_on_disk:
+            self._is_outlived = left_open is not None
+            if left_open is not None and self.is_on_disk:
                 elsewhere |= left_open()  # only now: what is known of a run has been carried over
             self._outbox.close(time.monotonic(), time.time_ns(), but=elsewhere)
             if self._reading is not None and self._reading.segment is None:
@@ -460,10 +462,13 @@ class Worker:
         spool = self._spool
         if spool is None:
             return
-        spool.seal()
+        spool.seal(for_good=not self._is_outlived)
         self._note_quiet(spool)
         self._settle({})
-        spool.close()
+        if self._is_outlived:
+            spool.step_aside()
+        else:
+            spool.close()
 
     def _note_quiet(self, spool: Spool) -> None:
         quiet = spool.note_quiet()
@@ -678,11 +683,11 @@ class Worker:
         spool.look_after()
         for segment, records, lost in spool.sacrifice():
             with self._lock:
-                # What is in memory is not lost with the file; but half a run is of no use.
+                # What is in memory is not lost with the file; but half a run is of no use, unless only a quality is gone.
                 instances = {
                     instance_id
                     for key, instance_id in records
-                    if key not in self._shelf and not key.endswith(QUALITY)  # without which a run is whole
+                    if not self._shelf.homes_of(key) and not key.endswith(QUALITY)
                 }
                 self._shelf.give_up(segment, "quota", instances, forget=True)
                 for instance_id in instances:

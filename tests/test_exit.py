@@ -122,6 +122,24 @@ def test_exit_with_nowhere_to_send(tmp_path, untraced_seconds):
     assert waiting(tmp_path) == 23
 
 
+def test_what_is_open_at_the_end_is_not_called_lost(tmp_path):
+    """A run that nobody will end any more is ended by whoever delivers it; and its generators end without a trace."""
+    program = (
+        "import prefactor_trace as pt\n"
+        "@pt.span\n"
+        "def steps():\n    yield 1\n"
+        "@pt.instance\n"
+        "def agent():\n    for each in steps():\n        yield each\n"
+        "running = agent()\nnext(running)\nitself = [running]\nitself.append(itself)\ndel running, itself\n"
+    )
+    done, _ = run(program, tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr  # where records go, as above
+    assert len(list((tmp_path / "spool").glob("*.seg"))) == 1
+    assert waiting(tmp_path) == 3
+
+
 def test_nothing_is_loaded_for_nowhere(tmp_path):
     """Without a destination, neither the network nor what the requests are checked with is loaded."""
     program = (
@@ -258,7 +276,10 @@ def test_interrupted_while_we_deliver(tmp_path):
 
 
 def test_records_in_exit_handlers(tmp_path):
-    """What the program records in its own exit handlers is taken along, or counted if it comes after us."""
+    """What the program records in its own exit handlers is taken along, or kept if it comes after us.
+
+    Without a disk that is not possible, and it is counted.
+    """
     program = (
         "import atexit\n"
         "def late():\n    with pt.instance(), pt.span('late'):\n        pass\n    print(pt.stats().dropped)\n"
@@ -268,10 +289,12 @@ def test_records_in_exit_handlers(tmp_path):
         "with pt.instance():\n    pass\n"
     )
     done, _ = run(program, tmp_path)
-    assert done.returncode == 0
-    # The run of the first handler waits in the spool; that of the second came when all was over.
-    assert done.stdout == "{}\n{'after_shutdown': 4}\n"
-    assert waiting(tmp_path) == 7
+    assert (done.returncode, done.stdout) == (0, "{}\n{}\n")
+    assert "Traceback" not in done.stderr
+    assert waiting(tmp_path) == 11
+
+    done, _ = run(program, tmp_path, PREFACTOR_SPOOL="off")
+    assert (done.returncode, done.stdout) == (0, "{}\n{'exit': 7, 'after_shutdown': 4}\n")
     assert "Traceback" not in done.stderr
 
 

@@ -278,6 +278,17 @@ class TestSettle:
         shelf.settle([("a", None)])
         assert "a" not in shelf
 
+    def test_the_finish_of_a_run_that_goes_on(self):
+        """It is made again as long as the registration is on disk, whether or not the platform has that."""
+        shelf, home = Shelf(), Home()
+        assert "run-finish" not in shelf
+        shelf.admit(registered(), home, has_room=True)
+        assert "run-finish" in shelf
+        shelf.settle([("run-register", None)])
+        assert "run-finish" in shelf
+        shelf.unpin("run")
+        assert "run-finish" not in shelf
+
 
 class TestAdopt:
     def test_a_run_of_a_dead_process(self):

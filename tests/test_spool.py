@@ -585,6 +585,32 @@ class TestSettling:
             each for each in House(folder).facts() if isinstance(each, InstanceStarted)
         ]
 
+    def test_stepping_aside(self, house, folder):
+        """Nothing is left of what is settled, and whoever writes after that begins anew."""
+        house.tell(registered(), began(), finished())
+        house.spool.seal(for_good=False)
+        house.settle("run-register", "run-start", "run-finish")
+        house.spool.step_aside()
+        assert [] == files(folder)
+
+        house.tell(registered("late"), finished("late"))
+        assert [] == House(folder).facts()
+        house.spool.forget()
+        assert told([registered("late"), finished("late")]) == told(House(folder).facts())
+
+    def test_stepping_aside_from_a_run(self, house, folder):
+        """Nobody takes over what is left while the rest of it may still be written; then they get all of it."""
+        house.tell(registered(), began())
+        house.spool.seal(for_good=False)
+        house.settle()
+        house.spool.step_aside()
+
+        assert [] == House(folder).facts()
+        house.tell(finished())
+        assert 2 == len([name for name in files(folder) if name.endswith(".seg")])
+        house.spool.forget()
+        assert told([registered(), began(), finished()]) == told(House(folder).facts())
+
     def test_what_was_dropped_is_settled_too(self, house, folder):
         """What the platform refused is not offered to it again by the next process."""
         house.tell(registered(), began(), started("a"), ended("a"), started("b"), ended("b"), finished())

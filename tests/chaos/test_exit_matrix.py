@@ -25,6 +25,8 @@ logging.getLogger("prefactor_trace").disabled = True
 log = os.open(os.environ["SAID"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 subjects.say = lambda line: os.write(log, line.encode() + b"\\n")
 say = subjects.say
+after_us = []
+atexit.register(lambda: [each() for each in after_us])
 
 def last():
     "What comes now is the end."
@@ -194,6 +196,33 @@ def test_a_daemon_thread_that_goes_on(trial, oracle, pause):
     assert program.ended == (9, "the last words\n", "")
     assert program.seconds < within(2.6)
     trial.require_whole(oracle)
+
+
+def test_after_us(trial, oracle):
+    """What is recorded when we have sent everything is kept: by exit handlers, and by threads that still run.
+
+    A run of which half is with the platform already, half in the spool, and its end still to come, is one run.
+    """
+    text = (
+        "has_begun, go_on, has_ended = (threading.Event() for _ in range(3))\n"
+        "def work():\n"
+        "    block, name = subjects.run_block()\n"
+        "    with block:\n"
+        "        say(f'R {name}')\n"
+        "        subjects.record(); has_begun.set(); go_on.wait(20); subjects.record()\n"
+        "    say(f'F {name}')\n"
+        "    run(); has_ended.set()\n"
+        "threading.Thread(target=work, daemon=True).start(); has_begun.wait(20)\n"
+        "after_us += [run, go_on.set, lambda: has_ended.wait(20)]\n"
+        "last(); sys.exit(9)"
+    )
+    program = Ending(trial, text)
+    trial.subjects.append(program)
+
+    assert program.ended == (9, "the last words\n", "")
+    assert sorted(run["status"] for run in oracle.runs.values()) == ["active", "complete"]
+    trial.require_whole(oracle)
+    assert [run["status"] for run in oracle.runs.values()] == ["complete"] * 4
 
 
 def test_flush_on_sigterm(trial, oracle):
