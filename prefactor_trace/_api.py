@@ -162,7 +162,7 @@ def configure(
             search, and its `Place`; it returns what is recorded instead. If it raises, takes longer than 0.1 s or
             returns no JSON, the value is removed. It runs on a thread of its own.
         redact_keys: Names of fields that are secret, besides the built-in ones, in any way of writing; "-name" takes
-            one out, "-*" all of them.
+            one out, "-*" all of them. Runs have two such fields: `description` and `external_identifier`.
         implicit_instances: Open a run around a span outside of any.
         disabled: Record and send nothing.
         on_error: What a call that cannot work does: "log" (the default) counts and logs it, "raise" raises UsageError.

@@ -116,6 +116,10 @@ class Redactor:
         self._remember(text)
         return text
 
+    def hides(self, name: str) -> bool:
+        """Whether the value of a field called *name* is secret, whatever it is."""
+        return self._is_on and (self._words or self._load()).name(name) is not None
+
     def beside_names(self, texts: tuple[Any, ...]) -> list[str]:
         """Return of *texts* those that come behind one that is the name of a secret: `("password", "hunter2")`."""
         if len(texts) < 2 or not self._is_on:

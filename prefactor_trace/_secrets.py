@@ -186,7 +186,8 @@ _STRICT = {
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_WORD = re.compile(r"[\W_]+")
 # Each level of JSON in strings doubles the backslashes before a quote: five put 31 there.
-_AFTER_NAME = r"[\"'`\\\]]{0,40}[ ]{0,8}(?:=>|:=|[:=]|%3[DdAa])"
+_GAP = r"(?:[ \t\xa0]|\\+(?:t|u00a0))"  # between words, also of JSON in strings
+_AFTER_NAME = rf"[\"'`\\\]]{{0,40}}{_GAP}{{0,8}}(?:=>|:=|[:=]|%3[DdAa])"
 
 
 def words_of(name: str) -> str:
@@ -383,7 +384,7 @@ class Words:
                 return
             look_at_clock()
             position = match.end()
-            left = text[max(0, match.start() - 100) : match.start()].rstrip(" ")
+            left = _LAST_GAP.sub("", text[max(0, match.start() - 100) : match.start()])
             bare = left.rstrip("\"'`\\]")
             name = bare[len(bare.rstrip(_NAME_SIGNS)) :]
             kind = self.name(name) if name else None
@@ -392,7 +393,10 @@ class Words:
             if kind is None:
                 continue
             is_quoted = len(bare) < len(left)
-            found = _value_at(text, position, name, kind, is_sure=is_quoted or match.group()[:1] in "=%")
+            found = _value_below(text, position) if match.group()[0] == ":" else None
+            found = found or _value_at(
+                text, position, name, kind, is_sure=is_quoted or match.group()[:1] in "=%"
+            )
             if found is not None and (
                 found[1] - found[0] > _JUDGED or not _is_name(text[slice(*found)], kind, words_of(name))
             ):
@@ -433,7 +437,8 @@ class Words:
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
-_SEPARATOR = re.compile(r"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?)[ \t]{0,8}")
+_SEPARATOR = re.compile(rf"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?){_GAP}{{0,8}}")
+_LAST_GAP = re.compile(rf"{_GAP}{{1,8}}\Z")
 _FLAG = re.compile(r"--(?P<name>[A-Za-z][A-Za-z0-9_-]{1,40})[ ]+(?=[^\s<-])")  # of a command line
 _TAG = re.compile(r"<(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})>(?P<value>[^<>]+)")
 # A tuple of two, as `repr` shows it; and how people tell each other.
@@ -449,7 +454,7 @@ _BESIDE = re.compile(
 _SAID = re.compile(r"\b(?P<name>[A-Za-z][A-Za-z_-]{2,40}(?: key)?) is [\"'`]?(?P<value>[^\s\"'`<>]{6,512})")
 _BEFORE_FLAG = r"\s(?:[^\n|;]{0,200}?\s)?"  # what of a command stands between its name and the flag
 _ARGUMENT = r"[\"']?(?P<value>[^\s\"'-][^\s\"']{0,256})"
-_GAP = r"(?:\s|\\+[nt])+"
+_BETWEEN = r"(?:\s|\\+[nt])+"
 _IN_COMMANDS = (
     re.compile(
         rf"\b(?:curl|wget|https?|xh){_BEFORE_FLAG}(?:-u|-a|-U|--user|--auth|--proxy-user)[ =]?[\"'\\]{{0,4}}"
@@ -459,7 +464,7 @@ _IN_COMMANDS = (
     re.compile(rf"\b(?:sshpass|(?:docker|podman) login){_BEFORE_FLAG}-p[ ]?{_ARGUMENT}"),
     re.compile(rf"\b(?:redis-cli{_BEFORE_FLAG}-a|ldap[a-z]{{3,9}}{_BEFORE_FLAG}-w)[ ]{_ARGUMENT}"),
     re.compile(
-        rf"\b(?:machine +(?=[^\s.]{{1,60}}\.|localhost)\S{{1,250}}{_GAP}|default +)login{_GAP}\S{{1,200}}{_GAP}password{_GAP}"
+        rf"\b(?:machine +(?=[^\s.]{{1,60}}\.|localhost)\S{{1,250}}{_BETWEEN}|default +)login{_BETWEEN}\S{{1,200}}{_BETWEEN}password{_BETWEEN}"
         r"(?P<value>[^\s\\\"']{1,256})"
     ),
 )
@@ -684,6 +689,20 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     return start, rest.end() if rest else end
 
 
+def _value_below(text: str, start: int) -> tuple[int, int] | None:
+    """Find a value that begins the next line, as in YAML and in letters: one word of letters and digits.
+
+    Also where an error message has made one line of the two.
+    """
+    match = _BELOW.match(text, start)
+    return None if match is None else match.span("value")
+
+
+_LINE_END = r"(?:\r|\\+r)?(?:\n|\\+n)"
+_BELOW = re.compile(
+    rf"(?:(?:[|>][+-]?{_GAP}{{0,8}})?{_LINE_END}(?:{_GAP}{{0,8}}{_LINE_END})?{_GAP}{{0,32}}(?:- )?|[|>][+-]? |- )"
+    r"(?P<value>(?=[^\s0-9]{0,64}[0-9])(?=[^\sA-Za-z]{0,64}[A-Za-z])[^\s:,;\\\"']{8,})(?![^\s,;\\\"'])"
+)
 _BEFORE_QUOTE = re.compile(r"^[bBrRuU]{1,2}\Z|[(=]\Z")
 _JUDGED = 64  # characters that tell a value from what stands for one: all of it each time would be quadratic
 _LONG = 2_048  # characters of a value behind which its end is looked for in a simpler way, and rather later

@@ -278,10 +278,11 @@ class _Delivery:
             body["id"] = wire_id
         reply = yield from self._post("agent_instance/register", body)
         is_invalid = isinstance(reply, _Refusal) and reply.meaning is Meaning.INVALID
-        if is_invalid and body.pop("id", None):
+        is_own_id = self._learned.partition is not None and wire_id == record.instance_id
+        if is_invalid and not is_own_id and body.pop("id", None):
             # Perhaps only our id is wrong: it was made for another account, by a hint or before the destination
-            # changed (section 6). Or a process that was killed has registered the run without an id, and the platform
-            # says under this key which one it has made.
+            # changed (section 6). Or a process that was killed, and did not know the account either, has registered
+            # the run without an id, and the platform says under this key which one it has made.
             body["idempotency_key"] += _UNNAMED
             reply = yield from self._post("agent_instance/register", body)
         if isinstance(reply, _Refusal):

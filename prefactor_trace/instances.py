@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -354,16 +355,21 @@ def _register_body(tracer: TracerCore, options: dict[str, Any]) -> bytes:
     def chosen(name: str) -> str | None:
         return given(name, options.get(name)) or given(name, getattr(tracer.settings, name))
 
+    def told(name: str) -> str | None:
+        # Left out, as a marker would be no text, or the same for all runs. What says whose run it is has to be there.
+        value = options.get(name)
+        return None if value is None or redact.hides(name) else given(name, value)
+
     version = {
         "name": chosen("agent_name"),
         "external_identifier": chosen("agent_version"),
-        "description": given("description", options.get("description")),
+        "description": told("description"),
         "runtime_environment": _RUNTIME,
     }
     body = {
         "agent_id": chosen("agent_id"),
         "environment_id": chosen("environment_id"),
-        "external_identifier": given("external_identifier", options.get("external_identifier")),
+        "external_identifier": told("external_identifier"),
         "purpose": _purpose(options.get("purpose")),
         "agent_version": _without_none(version),
     }
@@ -375,9 +381,9 @@ def _text(name: str, value: Any) -> str | None:
     if value is None:
         return None
     if type(value) in (str, int, float):
-        text = shorten(str(value), _MOST_TEXT)
-        if text:
-            return text
+        with contextlib.suppress(ValueError):  # a number of more digits than Python writes
+            if text := shorten(str(value), _MOST_TEXT):
+                return text
     _guard.logger.warning("instance(%s=...) takes a text; the default is used instead", name)
     return None
 

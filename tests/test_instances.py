@@ -130,6 +130,15 @@ class TestOpening:
                 pass
             assert recorded.instances[0].registered["agent_version"]["external_identifier"] == "1.4"
 
+    def test_a_number_of_too_many_digits(self, caplog):
+        """What Python does not write as text counts as not given, and the run goes on."""
+        with recording() as recorded:
+            with pt.instance(agent_name="bot", agent_version=10**5_000):
+                pass
+            version = recorded.instances[0].registered["agent_version"]
+            assert (version["name"], version["external_identifier"]) == ("bot", "v1.0.0")  # the default
+        assert "instance(agent_version=...) takes a text" in caplog.text
+
     def test_evil_options(self):
         """No option is asked to compare, to be true or false, or to be text."""
         asked = []
