@@ -303,9 +303,13 @@ class Outbox:
 
     def _put_instance(self, fact: InstanceRecord, now: float) -> None:
         self._created += 1
+        if self._closing:
+            # No more than counted: the finish that `close` has made up may be on its way, under the same key.
+            self._dropped["after_shutdown"] += 1
+            return
         instance_id = fact.instance_id
         size = _size_of(fact)
-        reason = "after_shutdown" if self._closing else self._dead.get(instance_id)
+        reason = self._dead.get(instance_id)
         if type(fact) is InstanceFinished:
             self.leave(instance_id)
             self._dead.pop(instance_id, None)
@@ -806,19 +810,20 @@ class Outbox:
             return True
         return not self._returned and next(iter(self._waiting.values()))[0] > ticket
 
-    def close(self, now: float, at: int, *, but: Container[str] = ()) -> None:
-        """Take nothing more, and let everything leave at once.
+    def close(self, now: float, at: int, *, but: Container[str] = ()) -> set[str]:
+        """Take nothing more, and let everything leave at once. Return the ids of the spans and runs that this ends.
 
         What is still open cannot end any more: its spans and runs are recorded as failed, with the error type
         `Interrupted`. *at*: nanoseconds since the epoch. *but*: instances of which a part is somewhere else.
         """
         if self._closing:
-            return
+            return set()
+        spans = [each for each in self._still_open() if each.instance_id not in but]
+        runs = sorted(each for each in self._running if each not in but)
         # Inner spans have begun later; ended in reverse, they wait in the order of a real end.
-        for started in reversed(list(self._still_open())):
-            if started.instance_id not in but:
-                self._put_ended(interrupted(started, at), now)
-        for instance_id in sorted(each for each in self._running if each not in but):
+        for started in reversed(spans):
+            self._put_ended(interrupted(started, at), now)
+        for instance_id in runs:
             self._put_instance(InstanceFinished(instance_id, at, "failed"), now)
         self._closing = True
         # One more attempt, as soon as the platform has not asked for silence.
@@ -828,6 +833,7 @@ class Outbox:
             self._not_before = now
         for key in self._strikes:
             self._held.pop(key, None)
+        return {*(each.id for each in spans), *runs}
 
     def abandon(self, reason: str, *, but: Container[str] = ()) -> None:
         """Drop everything that is left. *but*: ids and keys of what is kept elsewhere, and stays pending."""

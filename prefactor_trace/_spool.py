@@ -171,6 +171,8 @@ class Spool:
         self._may_take = quota_bytes
         self.is_small = False
         """Whether memory has more room than this disk: then it is for what a crash would lose, and no store."""
+        self.is_unattended = False
+        """Whether nobody calls `sacrifice` any more: then nothing is begun beyond the quota."""
         self._is_closed = False
         self._pen: _Pen | None = None
         self._segments: list[Segment] = []  # of our own, oldest first
@@ -224,14 +226,8 @@ class Spool:
         if not self._opening.acquire(timeout=_OPENING_SECONDS if old is None else 0):
             return self._pen
         try:
-            # The garbage of the interpreter's own end is no news: what was open has been called interrupted.
-            if self._pen is old and not self._is_closed and not sys.is_finalizing():
-                if self._owner is None:
-                    self._owner = self._folder.new_owner(self._destination)
-                    may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
-                    self._may_take = max(may_take, self._segment_bytes)
-                    self.is_small = may_take < _SMALL_BYTES
-                pen = self._begin_segment(self._owner)
+            if self._pen is old and not self._is_closed:
+                pen = self._begin_segment(self._ourselves())
                 self._segments.append(pen.segment)
                 self._pen = pen
                 self.failure = None
@@ -242,6 +238,18 @@ class Spool:
         finally:
             self._opening.release()
         return self._pen
+
+    def _ourselves(self) -> Owner:
+        """Return the owner that we are, and become one if need be. Raises OSError, also beyond the quota."""
+        if self.is_unattended and self._folder.used_bytes() > self._most_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        owner = self._owner  # another thread may find at any moment that it is gone
+        if owner is None:
+            self._owner = owner = self._folder.new_owner(self._destination)
+            may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
+            self._may_take = max(may_take, self._segment_bytes)
+            self.is_small = may_take < _SMALL_BYTES
+        return owner
 
     def _begin_segment(self, owner: Owner) -> _Pen:
         fd, name = owner.new_segment()
@@ -411,6 +419,10 @@ class Spool:
             if estate.damaged:
                 self.notes["damaged in the spool"] += estate.damaged
 
+    @property
+    def _most_bytes(self) -> int:
+        return min(self._quota_bytes, self._may_take)
+
     def sacrifice(self) -> Iterator[tuple[Segment, list[tuple[str, str]], int]]:
         """Remove the oldest segments while the folder is over its quota; those of others only if they are dead.
 
@@ -418,7 +430,7 @@ class Spool:
         records were lost with it. Our own have been counted already.
         """
         sizes = self._folder.segment_sizes()
-        excess = sum(sizes.values()) - min(self._quota_bytes, self._may_take)
+        excess = sum(sizes.values()) - self._most_bytes
         own = {each.name: each for each in self._segments}
         for name in sorted(sizes):
             if excess <= 0:
@@ -475,15 +487,16 @@ class Spool:
     def step_aside(self) -> None:
         """Like `close`, but whoever still records writes on. What is left can be taken over when the process has ended."""
         self._remove_settled()
-        for owner in self._other_owners():
-            owner.leave()
+        for other in self._other_owners():
+            other.leave()
         # Another process must not take over one half of a run while a thread of ours writes the other.
         if not self._opening.acquire(timeout=_OPENING_SECONDS):
             return
         try:
-            if self._owner is not None and self._pen is None and not self._owner.segments():
-                self._owner.leave()
+            owner = self._owner
+            if owner is not None and self._pen is None and not owner.segments():
                 self._owner = None
+                owner.leave()
         finally:
             self._opening.release()
 

@@ -182,9 +182,9 @@ class TracerCore:
         """Deliver what can be delivered within *timeout* seconds (default: `exit_timeout`) and stop.
 
         Runs and spans that are still open are recorded as failed, error type `Interrupted`. What is recorded
-        afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program; then what
-        exit handlers and daemon threads record afterwards waits in the spool for the next process, and the runs that
-        such a thread has begun stay open there, for it to end.
+        afterwards is dropped, and counted as `after_shutdown`. Called by itself at the end of the program; then the
+        runs that a daemon thread has begun stay open in the spool, for that thread to end or for the next process,
+        and what such threads and exit handlers record afterwards, in these runs and in new ones, waits there as well.
         """
         self._worker.shutdown(self.settings.exit_timeout if timeout is None else timeout)
         if self._worker.is_closed and self in _alive:  # else the end of the program tries again

@@ -132,7 +132,7 @@ class Worker:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._spool = self._make_spool() if self._make_spool else None
-        self._write = self._spool.write if self._spool else None
+        self._write: Callable[[Fact], Home | None] | None = self._spool.write if self._spool else None
         self._shelf = Shelf()
         self._reading: _Reading | None = None
         self._half_here: set[str] = set()  # instances that come back from disk, perhaps not wholly yet
@@ -160,6 +160,7 @@ class Worker:
         self._stop_at: float | None = None
         self._stopped = False
         self._is_outlived = False  # by threads that still record when all has been sent
+        self._over: set[str] = set()  # runs and spans that `close` has ended
         self._has_left_off = False
         self._quiet_until: dict[str, float] = {}
         self._trouble: str | None = None
@@ -226,6 +227,17 @@ class Worker:
                 self._carry_over()
         if self._thread is None and self._threaded:
             self._start_thread()
+
+    def _write_late(self, fact: Fact) -> Home | None:
+        """Keep what is recorded after `close`; but of a run that this has ended, the platform takes nothing more."""
+        of = fact.id if type(fact) is SpanEnded else fact.instance_id  # type: ignore[union-attr] # all others have one
+        if of not in self._over:
+            return self._spool.write(fact)  # type: ignore[union-attr] # else there would be no `_write`
+        if type(fact) is SpanStarted:
+            self._over.add(fact.id)
+        elif type(fact) is SpanEnded:
+            self._over.discard(of)
+        return None
 
     def show(self, span_id: str) -> None:
         """Announce an open span without delay. Never waits for anybody."""
@@ -426,7 +438,10 @@ class Worker:
             self._is_outlived = left_open is not None
             if left_open is not None and self.is_on_disk:
                 elsewhere |= left_open()  # only now: what is known of a run has been carried over
-            self._outbox.close(time.monotonic(), time.time_ns(), but=elsewhere)
+            self._over = self._outbox.close(time.monotonic(), time.time_ns(), but=elsewhere)
+            if self._spool is not None:
+                self._spool.is_unattended = True
+                self._write = self._write_late if self._is_outlived else None
             if self._reading is not None and self._reading.segment is None:
                 self._reading = None  # what others have left is not worth waiting for
             self._adopt_at = 0.0
@@ -533,7 +548,10 @@ class Worker:
             if not came_meanwhile:
                 self._bell.wait(pause.seconds)
             self._asleep = False
-        self._close_spool()  # before the program is let go
+        try:
+            self._close_spool()  # before the program is let go
+        except Exception:  # then the next process looks at it
+            _guard.failed("close the spool")
         with self._progress:
             self._stopped = True
             self._progress.notify_all()

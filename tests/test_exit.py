@@ -122,20 +122,26 @@ def test_exit_with_nowhere_to_send(tmp_path, untraced_seconds):
     assert waiting(tmp_path) == 23
 
 
-def test_what_is_open_at_the_end_is_not_called_lost(tmp_path):
+@pytest.mark.parametrize("server", [None, "never answering"])
+def test_what_is_open_at_the_end_is_not_called_lost(tmp_path, server):
     """A run that nobody will end any more is ended by whoever delivers it; and its generators end without a trace."""
     program = (
-        "import prefactor_trace as pt\n"
+        "import gc\nimport prefactor_trace as pt\n"
         "@pt.span\n"
         "def steps():\n    yield 1\n"
         "@pt.instance\n"
         "def agent():\n    for each in steps():\n        yield each\n"
+        "gc.disable()\n"
         "running = agent()\nnext(running)\nitself = [running]\nitself.append(itself)\ndel running, itself\n"
+        "pt.flush(0.3)\n"
     )
-    done, _ = run(program, tmp_path)
-
+    if server is None:
+        done, _ = run(program, tmp_path)
+        assert len(done.stderr.splitlines()) == 1, done.stderr  # where records go, as above
+    else:
+        done, _ = run_against(server, tmp_path, program, PREFACTOR_EXIT_TIMEOUT="0.1")
     assert (done.returncode, done.stdout) == (0, "")
-    assert len(done.stderr.splitlines()) == 1, done.stderr  # where records go, as above
+    assert "lost" not in done.stderr
     assert len(list((tmp_path / "spool").glob("*.seg"))) == 1
     assert waiting(tmp_path) == 3
 

@@ -1594,6 +1594,19 @@ def facts_of(folder):
 
 
 class TestQuota:
+    def test_when_nobody_looks_after_it(self, folder):
+        """At the end of the program nothing is begun beyond the quota: nobody makes room any more."""
+        house = House(folder, segment_bytes=1_000, quota_bytes=5_000)
+        house.spool.is_unattended = True
+        written = 0
+        while house.spool.write(started(f"span{written}", payload=b'"' + b"x" * 200 + b'"')):
+            written += 1
+            assert house.spool._folder.used_bytes() < 7_000
+
+        assert house.spool.failure
+        assert written > 15
+        house.end()
+
     def test_below_it(self, house, folder):
         """Below the quota nothing is given up."""
         leave(folder, registered(), finished())

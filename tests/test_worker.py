@@ -1131,6 +1131,46 @@ class TestLetters:
 
         assert keep().take_over(5)[:4] == (1, 1, {}, 0)
 
+    @pytest.mark.parametrize("is_answered", [True, False])
+    def test_what_others_record_after_the_end(self, keep, site, is_answered):
+        """It waits for the next process; but what belongs to a run that the end has called failed is counted as too late."""
+        worker = keep()
+        put_all(worker, run_of("mine")[:-1])
+        begun, ended = step("open")
+        worker.put(begun._replace(instance_id="mine"))
+        site.is_down = not is_answered
+        deadline = time.monotonic() + (5 if is_answered else 0.1)
+        assert worker.close(deadline, set)
+        worker.wait_and_abandon(deadline)
+        before = worker.ledger
+        assert (before.created, before.delivered) == (5, 5 * is_answered)
+
+        put_all(worker, [ended, *run_of("mine", spans=2)[2:]])
+        assert worker.ledger == before._replace(created=8, dropped={"after_shutdown": 3})
+        put_all(worker, run_of("next", spans=2))
+        assert worker.ledger[2:4] == ({"after_shutdown": 3}, before.pending + 5)
+        worker._spool.forget()  # as if the process had ended
+        site.is_down = False
+        assert keep().take_over(5)[2:4] == ({}, 0)
+
+        assert sorted(site.stored) == sorted(
+            [*keys_of(*run_of("mine"), begun), *keys_of(*run_of("next", spans=2))]
+        )
+
+    def test_nothing_is_kept_after_a_shutdown(self, keep, folder):
+        """What comes after `shutdown` is counted as too late, also while the sender cannot come to its end."""
+        gate = Gate()
+        worker = keep(gate, threaded=True)
+        put_all(worker, run_of("run"))
+        assert gate.entered.wait(5)
+        assert worker.shutdown(0.05)[:4] == (4, 0, {}, 4)
+        put_all(worker, run_of("late"))
+
+        assert worker.ledger[:4] == (8, 0, {"after_shutdown": 4}, 4)
+        assert {each.instance_id for each in on_disk(folder) if is_record(each)} == {"run"}
+        gate.open.set()
+        worker._thread.join(5)
+
     def test_poison_is_given_up_by_short_programs_together(self, keep, site, folder):
         """Each process tries a little, and leaves what it has found out to the next one; then it is written off."""
         site.poison = {"bad-001"}
