@@ -186,8 +186,8 @@ _STRICT = {
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_WORD = re.compile(r"[\W_]+")
 # Each level of JSON in strings doubles the backslashes before a quote: five put 31 there.
-_GAP = r"(?:[ \t\xa0]|\\+(?:t|u00a0))"  # between words, also of JSON in strings
-_AFTER_NAME = rf"[\"'`\\\]]{{0,40}}{_GAP}{{0,8}}(?:=>|:=|[:=]|%3[DdAa])"
+_GAP = r"(?:[ \t\xa0]|\\{1,40}(?:t|u00a0))"  # between words, also of JSON in strings
+_AFTER_NAME = rf"[\"'`\\\]*]{{0,40}}{_GAP.replace('{1,40}', '+')}{{0,8}}(?:=>|:=|[:=]|%3[DdAa])"
 
 
 def words_of(name: str) -> str:
@@ -384,7 +384,7 @@ class Words:
                 return
             look_at_clock()
             position = match.end()
-            left = _LAST_GAP.sub("", text[max(0, match.start() - 100) : match.start()])
+            left = _LAST_GAP.sub("", text[max(0, match.start() - 100) : match.start()]).removesuffix("**")
             bare = left.rstrip("\"'`\\]")
             name = bare[len(bare.rstrip(_NAME_SIGNS)) :]
             kind = self.name(name) if name else None
@@ -393,7 +393,8 @@ class Words:
             if kind is None:
                 continue
             is_quoted = len(bare) < len(left)
-            found = _value_below(text, position) if match.group()[0] == ":" else None
+            is_alone = match.group()[0] == ":" and _ALONE.search(bare.removesuffix(name)) is not None
+            found = _value_below(text, position, kind) if is_alone else None
             found = found or _value_at(
                 text, position, name, kind, is_sure=is_quoted or match.group()[:1] in "=%"
             )
@@ -437,7 +438,7 @@ class Words:
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
-_SEPARATOR = re.compile(rf"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?){_GAP}{{0,8}}")
+_SEPARATOR = re.compile(rf"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?){_GAP}{{0,8}}(?:\*{{2}} )?")
 _LAST_GAP = re.compile(rf"{_GAP}{{1,8}}\Z")
 _FLAG = re.compile(r"--(?P<name>[A-Za-z][A-Za-z0-9_-]{1,40})[ ]+(?=[^\s<-])")  # of a command line
 _TAG = re.compile(r"<(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})>(?P<value>[^<>]+)")
@@ -689,20 +690,32 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     return start, rest.end() if rest else end
 
 
-def _value_below(text: str, start: int) -> tuple[int, int] | None:
-    """Find a value that begins the next line, as in YAML and in letters: one word of letters and digits.
+def _value_below(text: str, start: int, kind: str) -> tuple[int, int] | None:
+    """Find a value that stands alone on the next line, as in YAML and in letters: one word, and no code."""
+    match = _BELOW.match(text, start, start + _LONG)
+    if match is None:
+        return None
+    value = match.group("value")
+    is_named = _PLACEHOLDER.match(value) or _DOTTED.match(value)
+    # Of words and numbers only people make secrets.
+    is_label = not kind.startswith("pass") and _NUMBERED.match(value)
+    return None if is_named or is_label else match.span("value")
 
-    Also where an error message has made one line of the two.
-    """
-    match = _BELOW.match(text, start)
-    return None if match is None else match.span("value")
 
-
-_LINE_END = r"(?:\r|\\+r)?(?:\n|\\+n)"
-_BELOW = re.compile(
-    rf"(?:(?:[|>][+-]?{_GAP}{{0,8}})?{_LINE_END}(?:{_GAP}{{0,8}}{_LINE_END})?{_GAP}{{0,32}}(?:- )?|[|>][+-]? |- )"
-    r"(?P<value>(?=[^\s0-9]{0,64}[0-9])(?=[^\sA-Za-z]{0,64}[A-Za-z])[^\s:,;\\\"']{8,})(?![^\s,;\\\"'])"
+_LINE_END = r"(?:\r|\\{1,40}r)?(?:\n|\\{1,40}n)"
+# The name is all there is on its line.
+_ALONE = re.compile(
+    rf"(?:\A|{_LINE_END}|[\"'])[ \t>#*\\\"']{{0,40}}(?:(?i:your|the|my|new|temporary|initial|one-time) ){{0,3}}\Z"
 )
+_BELOW = re.compile(
+    rf"(?:[|>][+-]?)?{_GAP}{{0,8}}{_LINE_END}(?:{_GAP}{{0,8}}{_LINE_END})?{_GAP}{{0,32}}"
+    r"(?=[^\s0-9]{0,64}[0-9])(?=[^\sA-Za-z]{0,64}[A-Za-z])"
+    r"(?P<value>[A-Za-z0-9!#%&*+.?@^_-](?:(?![()\[\]{}<>$`:\"'\\])[!-~]){6,512}(?<![,;]))"
+    rf"(?={_GAP}{{0,8}}(?:{_LINE_END}|\\{{0,40}}[\"']|\Z))"
+)
+_DOTTED = re.compile(r"(?:[A-Za-z0-9_-]+\.)+[A-Za-z_]\w*(?:/|\Z)|[A-Za-z]+/|[a-z]+=")
+"""Hosts, things in code, protocols and assignments."""
+_NUMBERED = re.compile(r"[A-Za-z]+[0-9]{0,4}(?:[-_][A-Za-z]+[0-9]{0,4})*\Z")
 _BEFORE_QUOTE = re.compile(r"^[bBrRuU]{1,2}\Z|[(=]\Z")
 _JUDGED = 64  # characters that tell a value from what stands for one: all of it each time would be quadratic
 _LONG = 2_048  # characters of a value behind which its end is looked for in a simpler way, and rather later

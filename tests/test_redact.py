@@ -94,10 +94,8 @@ CONTEXTS = {
     "header": ("X-Api-Key: {}", "zzz-111"),
     "cookie": ("GET /\r\nCookie: {}\r\nHost: x", "sid=abc; theme=dark"),
     "yaml": ("host: x\npassword: {}\n", "hunter2"),
-    "yaml, below": ("password:\n  {}\nuser: u", "hunter-22"),
-    "yaml, folded": ("password: >-\r\n  {}", "hunter-22"),
-    "yaml, list": ("secrets:\n  - {}\n", "hunter-22"),
-    "letter": ("Your password:\n\n{}\n\nKind regards", "hunter-22"),
+    "markdown": ("- **Password:** {}", "hunter-22"),
+    "markdown, outside": ("**API key**: {}", "hunter-22"),
     "tabs": ("api_key\t=\t{}", "q1w2e3"),
     "wide spaces": ("password\xa0=\xa0{}", "q1w2e3"),
     "bearer on two lines": ("it sent Bearer\n{}", f"t1{MIXED}"),
@@ -143,6 +141,11 @@ PROSE = [
     "API_KEY=your-api-key-here\nand --token=<your-token>; token = await client.get_token(scope)",
     "PWD=/home/user OLDPWD=/x; pass: yes, pass=3",
     "password:\n  required: true\n  min_length8: 8\ntoken:\nuser_id\nsecret:\n  - at least 12 characters\n",
+    "if not api_key:\n    exit_1_now\nwhile not token:\n    time.sleep(1)\nfor secret in secrets:\n    b64decode2",
+    "apiKey:\n  process.env.KEY_2\ntoken:\n  getToken2(),\npassword:\n  ${DB_PASSWORD_1}\nsecret:\n  {{.Values.db1}}",
+    "secrets:\n  - db-password-v2\nauthorization:\n  oauth2-proxy\nAPI key:\nplatform1.example.com/keys",
+    "Access token:\nHTTP/1.1\nChecking token:\nstatus=200\nWrong password:\n/home/user1/file\nPassword:\n[user1@host",
+    "Password:\n半角英数字8文字以上でA-Zを含む\ntoken:\n```python3\n**Password:** required. **Token:** the second",
     "commit 3f786850e387550fdab836ed7e6dc881de23001b uuid 123e4567-e89b-12d3-a456-426614174000",
 ]
 
@@ -290,6 +293,34 @@ class TestText:
         assert [part for part in secret.replace("/", " ").split() if len(part) > 3 and part in kept] == []
         assert kept.startswith(text.split("{}")[0].replace("{{", "{").split(" ")[0][:4])
         assert "[redacted:" in kept
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "password:\n  {}\nuser: u",
+            "db:\n  password: >-\r\n    {}\r\n  user: u",
+            "password: |\n  {}",
+            "api_key:\n  {}",
+            "Hello,\n\nYour new password:\n\n{}\n\nKind regards",
+            "> Token:\n{}\n",
+        ],
+    )
+    @pytest.mark.parametrize("secret", ["h8nter-22xY,Q", "c4nary77Xy" * 20, "c4n+ry/77Xyz=="])
+    @pytest.mark.parametrize("depth", [0, 1, 2])
+    def test_a_secret_below_its_name(self, text, secret, depth):
+        """What stands alone on the line below goes, all of it, also in JSON inside of a text."""
+        whole = text.format(secret)
+        for _ in range(depth):
+            whole = json.dumps({"x": whole})
+        kept = orjson.loads(recorded(whole))["value"]
+        assert [piece for piece in (secret, secret[:6], secret[-6:]) if piece in kept] == []
+        assert "[redacted:" in kept
+        assert text.format("").split("\n")[0].strip() in kept
+
+    def test_a_password_of_words_below_its_name(self):
+        """People make passwords of words and numbers; what else is called so is a name."""
+        assert "hunter22" not in recorded("password:\n  hunter22").decode()
+        assert "oauth2-proxy" in recorded("authorization:\n  oauth2-proxy").decode()
 
     @pytest.mark.parametrize("text", PROSE)
     def test_prose_and_code_stay_as_they_are(self, text):
