@@ -66,6 +66,7 @@ _BATCH_BYTES = 1_000_000
 # More than this does not wait for the end of a burst: memory comes first.
 _BURST_BYTES = 16 * 1024 * 1024
 _INSTANCE_RECORD_SIZE = 700  # measured: 610
+_RETURNED = 0  # the ticket of what was kept elsewhere before
 # While there is much to catch up with, one new run for so many places in a batch goes ahead: its beginning costs two
 # requests, and what is older must get on as well.
 _PLACES_PER_NEW_RUN = 10
@@ -181,6 +182,8 @@ class Outbox:
         self._flush_ticket = 0
         self.holds_finishes = False
         """Whether runs stay unfinished for now, because a part of them may be on its way back."""
+        self.holds_returned = False
+        """Whether those do of which the finish itself has come back."""
         self._is_returning = False
         self._returned = 0  # records that wait and were kept elsewhere before
         self._in_flight: tuple[Record, ...] = ()
@@ -205,6 +208,17 @@ class Outbox:
     def length(self) -> int:
         """How many records are waiting to be sent."""
         return len(self._waiting)
+
+    @property
+    def ready(self) -> int:
+        """How many of them need not wait for what may be on its way back."""
+        if not (self.holds_finishes or self.holds_returned):
+            return len(self._waiting)
+        return sum(not self._is_finish_held(entry) for entry in self._waiting.values())
+
+    def _is_finish_held(self, entry: _Entry) -> bool:
+        is_held = self.holds_finishes or (self.holds_returned and entry[0] == _RETURNED)
+        return is_held and type(entry[2]) is InstanceFinished
 
     @property
     def is_empty(self) -> bool:
@@ -297,7 +311,7 @@ class Outbox:
     def _next_ticket(self) -> int:
         if self._is_returning:  # it is older than everything that has a ticket
             self._returned += 1
-            return 0
+            return _RETURNED
         self._ticket += 1
         return self._ticket
 
@@ -390,7 +404,7 @@ class Outbox:
 
     def _is_in_vain(self, now: float) -> bool:
         """Whether the end waits only for what the platform has failed over again and again, and which is on disk."""
-        if not self._closing or self._settled is None or self.holds_finishes:
+        if not self._closing or self._settled is None or self.holds_finishes or self.holds_returned:
             return False
         held = [name for name, (until, _) in self._held.items() if until > now]
         return bool(held) and all(self._strikes.get(name, _NO_STRIKE)[0] > 1 for name in held)
@@ -400,7 +414,7 @@ class Outbox:
         moments = [until for until, _ in self._held.values()]
         moments += [since + self._limits.live_after for since, _ in self._next_shown()]
         moments = [each for each in moments if each > now]
-        if self.holds_finishes:
+        if self.holds_finishes or self.holds_returned:
             moments.append(now)
         return max(_RETURN_SECONDS, min(moments, default=now + self._limits.batch_delay) - now)
 
@@ -457,13 +471,16 @@ class Outbox:
         )  # instances and names: what was recorded later must stay the last
         suspect: list[Record] = []
         entries = reversed(self._waiting.items()) if from_the_end else self._in_turn()
-        for key, (_, _, record, record_size) in entries:
+        for key, entry in entries:
+            _, _, record, record_size = entry
             instance_id = record.instance_id
             if from_the_end and not (type(record) is SpanRecord and self._is_registered(instance_id, batch)):
                 continue
             if key in batch or instance_id in passed_over:
                 continue
-            if type(record) is InstanceFinished and (self.holds_finishes or instance_id in unfinished):
+            if type(record) is InstanceFinished and (
+                instance_id in unfinished or self._is_finish_held(entry)
+            ):
                 continue
             if type(record) is QualityRecorded and (instance_id, record.name) in unrated:
                 continue

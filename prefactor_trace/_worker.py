@@ -76,6 +76,7 @@ _REST_SECONDS = 0.1
 _ROOM_BYTES = 24 * 1024 * 1024
 _ROOM_IN_TROUBLE_BYTES = 4 * 1024 * 1024
 _ROOM_IN_TROUBLE_RECORDS = 1_000  # twenty full batches: seconds, also if the records are small
+_ROOM_FOR_HELD_RECORDS = 3_000  # with those that wait for others; each batch passes over them
 # Beyond the room there is a little for the beginnings of runs: they are to be seen, though their steps are on disk.
 _ROOM_FOR_RUNS = 1 / 16
 _LOADED_AT_ONCE = 500
@@ -440,7 +441,6 @@ class Worker:
                 elsewhere |= left_open()  # only now: what is known of a run has been carried over
             self._over = self._outbox.close(time.monotonic(), time.time_ns(), but=elsewhere)
             if self._spool is not None:
-                self._spool.is_unattended = True
                 self._write = self._write_late if self._is_outlived else None
             if self._reading is not None and self._reading.segment is None:
                 self._reading = None  # what others have left is not worth waiting for
@@ -456,6 +456,8 @@ class Worker:
 
     def abandon(self) -> None:
         """Give up what has not left since `close`, and say so."""
+        if self._spool is not None:
+            self._spool.is_unattended = True
         with self._locked(_LOCK_SECONDS) as mine:
             self._stopped = True
             if mine:
@@ -477,6 +479,7 @@ class Worker:
         spool = self._spool
         if spool is None:
             return
+        spool.is_unattended = True
         spool.seal(for_good=not self._is_outlived)
         self._note_quiet(spool)
         self._settle({})
@@ -605,10 +608,13 @@ class Worker:
         with self._lock:
             self._carry_over_locked()
             now = time.monotonic()
-            is_reading_others = self._reading is not None and self._reading.segment is None
-            is_about_to = self._has_forked and self._adopt_at <= now and self._spool is not None
-            self._outbox.holds_finishes = is_reading_others or is_about_to
+            self._hold_finishes(now)
             step = self._outbox.next(now)
+            if not isinstance(step, Send) and not self._has_room_to_load():
+                # What is held keeps out what it is held for.
+                self._outbox.holds_finishes = self._outbox.holds_returned = False
+                step = self._outbox.next(now)
+                self._hold_finishes(now)
         if isinstance(step, Send):
             return step
         if has_more:
@@ -621,6 +627,22 @@ class Worker:
             again = max(0.01, self._read_at - now)
             return Wait(again if step.seconds is None else min(step.seconds, again), step.for_news)
         return step
+
+    def _hold_finishes(self, now: float) -> None:
+        """Let runs wait for what other processes may have left of them; ours, only if there may be any such thing."""
+        outbox = self._outbox
+        outbox.holds_returned = self._reading is not None and self._reading.segment is None
+        is_about_to = self._adopt_at <= now and self._spool is not None
+        outbox.holds_finishes = self._has_forked and (outbox.holds_returned or is_about_to)
+
+    def _has_room_to_load(self) -> bool:
+        """Whether more may come back from disk."""
+        outbox = self._outbox
+        # Spans that are open keep their place until they end, and must not keep out what could leave meanwhile.
+        room = self._limits.buffer_bytes // 2 if outbox.is_empty else self._room_in_trouble
+        if outbox.size > room or outbox.length >= _ROOM_FOR_HELD_RECORDS:
+            return False
+        return outbox.ready < _ROOM_IN_TROUBLE_RECORDS
 
     def _send(self, step: Send) -> None:
         if self._spool is not None:
@@ -672,10 +694,9 @@ class Worker:
         spool.build_schemas()
         self._note_quiet(spool)
         self._keep_quota(spool)
-        outbox = self._outbox
-        # Spans that are open keep their place until they end, and must not keep out what could leave meanwhile.
-        room = self._limits.buffer_bytes // 2 if outbox.is_empty else self._room_in_trouble
-        if outbox.size > room or outbox.length >= _ROOM_IN_TROUBLE_RECORDS or outbox.is_in_trouble:
+        with self._lock:
+            has_room = not self._outbox.is_in_trouble and self._has_room_to_load()
+        if not has_room:
             return False
         reading = self._reading or self._next_reading(spool)
         if reading is None:

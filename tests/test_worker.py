@@ -1392,6 +1392,43 @@ class TestOtherProcesses:
         assert (span.id, span.ended.status, b"Interrupted" in span.ended.error) == ("open", "failed", True)
         assert (finish.key, finish.status) == ("run-finish", "failed")
 
+    @pytest.fixture
+    def little_room(self, monkeypatch):
+        """Let as little come back at a time as if there were a hundred times as many runs."""
+        monkeypatch.setattr("prefactor_trace._worker._ROOM_IN_TROUBLE_RECORDS", 10)
+        monkeypatch.setattr("prefactor_trace._worker._ROOM_FOR_HELD_RECORDS", 30)
+        monkeypatch.setattr("prefactor_trace._worker._LOADED_AT_ONCE", 5)
+
+    def test_many_runs_of_a_dead_process(self, keep, site, little_room):
+        """However many they are, all arrive: that runs stay unfinished until all is read does not keep it from being read."""
+        worker = keep()
+        site.is_down = True
+        facts = [fact for number in range(200) for fact in run_of(f"run{number:03}")]
+        put_all(worker, facts)
+        worker.shutdown(0)
+        site.is_down = False
+        second = keep(limits=Limits(batch_size=5, batch_delay=0.01))
+        mine = run_of("mine")
+        put_all(second, mine)
+
+        assert second.take_over(10)[:4] == (804, 804, {}, 0)
+        assert sorted(site.stored) == sorted(keys_of(*facts, *mine))
+        for number in range(200):
+            own = [key for key in site.stored if key.startswith(f"run{number:03}")]
+            assert own == keys_of(*run_of(f"run{number:03}"))
+        # Nothing of a run of our own can be with others, so it need not wait for that.
+        assert site.stored.index("mine-finish") < 100
+
+    def test_many_runs_of_a_process_that_has_forked(self, keep, site, little_room):
+        """A child may have left a part of any of them; they are finished when that has been looked for."""
+        worker = keep(limits=Limits(batch_size=5, batch_delay=0.01))
+        worker.note_fork()
+        for number in range(200):
+            put_all(worker, run_of(f"run{number:03}"))
+
+        assert worker.flush(10)[:4] == (800, 800, {}, 0)
+        assert len(set(site.stored)) == 800
+
     def test_a_child_begins_anew(self, keep, site, folder):
         """After a fork, the child has a spool of its own, and nothing of its parent's; the parent goes on."""
         worker = keep(limits=Limits(batch_delay=60))
