@@ -548,7 +548,7 @@ class Estate:
         """Yield what is not settled; at the end, the ends of what was going on when the owner died."""
         renamed: dict[str, str] = {}
         open_: dict[str, SpanStarted] = {}
-        running: set[str] = set()
+        running: dict[str, bool] = {}  # → whether it has been started
         latest = 0
         read: list[Segment] = []
         for segment in self.segments:
@@ -578,12 +578,16 @@ class Estate:
         self,
         segment: Segment,
         open_: dict[str, SpanStarted],
-        running: set[str],
+        running: dict[str, bool],
         at: int,
         renamed: dict[str, str],
     ) -> Iterator[Found]:
         """Yield the end of all that was going on, and write it down first: told twice, it must be the same."""
-        ends: list[Fact] = [interrupted(started, at) for started in reversed(open_.values())]
+        # What was never started cannot fail: the platform would leave it pending for ever.
+        ends: list[Fact] = [
+            InstanceStarted(each, at) for each, is_started in running.items() if not is_started
+        ]
+        ends += [interrupted(started, at) for started in reversed(open_.values())]
         ends += [InstanceFinished(instance_id, at, "failed") for instance_id in sorted(running)]
         frames = [_frames.encode(fact, next(segment.numbers)) for fact in ends]
         with contextlib.suppress(OSError):
@@ -592,22 +596,24 @@ class Estate:
             yield Found(_renamed(fact, renamed), segment)
 
 
-def _follow(fact: Fact, open_: dict[str, SpanStarted], running: set[str], contents: Contents) -> None:
+def _follow(fact: Fact, open_: dict[str, SpanStarted], running: dict[str, bool], contents: Contents) -> None:
     """Keep the account of what is going on."""
+    if isinstance(fact, (InstanceStarted, SpanStarted)) and fact.instance_id in running:
+        running[fact.instance_id] = True
     if type(fact) is SpanStarted:
         if fact.id not in contents.settled:
             open_[fact.id] = fact._replace(payload=None)
     elif type(fact) is SpanEnded:
         open_.pop(fact.id, None)
     elif type(fact) is InstanceFinished:
-        running.discard(fact.instance_id)
+        running.pop(fact.instance_id, None)
     elif type(fact) is InstanceRegistered:
         is_over = fact.instance_id + FINISH in contents.settled or fact.key in contents.dropped
         if not is_over:
-            running.add(fact.instance_id)
+            running[fact.instance_id] = False
 
 
-def _found(fact: Fact, segment: Segment, contents: Contents, running: set[str]) -> Found | None:
+def _found(fact: Fact, segment: Segment, contents: Contents, running: dict[str, bool]) -> Found | None:
     """Return what a fact means to whoever takes it over; None: nothing any more."""
     key = identity(fact)
     if key not in contents.settled:

@@ -757,10 +757,11 @@ class TestAdoption:
         leave(
             folder,
             registered(),
+            began(),
             rated(1),
             rated(2, payload=None),
             rated(3),
-            settled=["run-register", "q1-quality"],
+            settled=["run-register", "run-start", "q1-quality"],
         )
         heir = House(folder)
 
@@ -1134,8 +1135,9 @@ class TestEnds:
         assert len(in_child(work)) == 2
         house = House(folder)
 
-        assert ["other-register", "other-finish"] == [key_of(each) for each in house.facts()]
-        house.settle("other-register", "other-finish")
+        others = ["other-register", "other-start", "other-finish"]
+        assert others == [key_of(each) for each in house.facts()]
+        house.settle(*others)
         house.end()
         assert [] == files(folder)
 
@@ -1151,7 +1153,7 @@ class TestEnds:
         house = House(folder)
 
         assert {"other"} == {each.fact.instance_id for each in house.adopt()}
-        house.settle("other-register", "other-finish")
+        house.settle("other-register", "other-start", "other-finish")
         house.end()
         assert [] == files(folder)
 
@@ -1168,13 +1170,14 @@ class TestEnds:
         assert ["run-register", "b", "b", "run-finish"] == [key_of(each) for each in House(folder).facts()]
 
     def test_a_run_that_had_only_begun(self, folder):
-        """A run that died between its registration and its start ends in this century."""
+        """A run that died between its registration and its start ends in this century; and to fail, it has to start."""
         before = time.time_ns()
-        leave(folder, registered())
+        leave(folder, registered(), settled=["run-register"])
 
-        (finish,) = [each for each in House(folder).facts() if isinstance(each, InstanceFinished)]
+        start, finish = House(folder).facts()
 
-        assert before <= finish.at <= time.time_ns()
+        assert ("run-start", "run-finish", "failed") == (start.key, finish.key, finish.status)
+        assert before <= start.at <= finish.at <= time.time_ns()
 
     def test_the_children_of_a_removed_beginning(self, folder):
         """A run whose first segments are settled and gone ends like any other."""
