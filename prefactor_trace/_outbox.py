@@ -25,6 +25,7 @@ span that never comes is stepped over.
 
 from __future__ import annotations
 
+import enum
 import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -146,6 +147,15 @@ class Limits(NamedTuple):
     live_after: float = 5.0
 
 
+class Finishes(enum.Enum):
+    """Finishes of runs."""
+
+    NONE = enum.auto()
+    RETURNED = enum.auto()
+    """Those that were kept elsewhere, and have come back."""
+    ALL = enum.auto()
+
+
 class Outbox:
     """See the module's docstring. Methods never raise and never block."""
 
@@ -180,10 +190,8 @@ class Outbox:
         self._news_of_strikes: list[Strike] = []
         self._ticket = 0
         self._flush_ticket = 0
-        self.holds_finishes = False
-        """Whether runs stay unfinished for now, because a part of them may be on its way back."""
-        self.holds_returned = False
-        """Whether those do of which the finish itself has come back."""
+        self.held_finishes = Finishes.NONE
+        """Which runs stay unfinished for now, because a part of them may be on its way back."""
         self._is_returning = False
         self._returned = 0  # records that wait and were kept elsewhere before
         self._in_flight: tuple[Record, ...] = ()
@@ -212,12 +220,13 @@ class Outbox:
     @property
     def ready(self) -> int:
         """How many of them need not wait for what may be on its way back."""
-        if not (self.holds_finishes or self.holds_returned):
+        if self.held_finishes is Finishes.NONE:
             return len(self._waiting)
         return sum(not self._is_finish_held(entry) for entry in self._waiting.values())
 
     def _is_finish_held(self, entry: _Entry) -> bool:
-        is_held = self.holds_finishes or (self.holds_returned and entry[0] == _RETURNED)
+        held = self.held_finishes
+        is_held = held is Finishes.ALL or (held is Finishes.RETURNED and entry[0] == _RETURNED)
         return is_held and type(entry[2]) is InstanceFinished
 
     @property
@@ -404,7 +413,7 @@ class Outbox:
 
     def _is_in_vain(self, now: float) -> bool:
         """Whether the end waits only for what the platform has failed over again and again, and which is on disk."""
-        if not self._closing or self._settled is None or self.holds_finishes or self.holds_returned:
+        if not self._closing or self._settled is None or self.held_finishes is not Finishes.NONE:
             return False
         held = [name for name, (until, _) in self._held.items() if until > now]
         return bool(held) and all(self._strikes.get(name, _NO_STRIKE)[0] > 1 for name in held)
@@ -414,7 +423,7 @@ class Outbox:
         moments = [until for until, _ in self._held.values()]
         moments += [since + self._limits.live_after for since, _ in self._next_shown()]
         moments = [each for each in moments if each > now]
-        if self.holds_finishes or self.holds_returned:
+        if self.held_finishes is not Finishes.NONE:
             moments.append(now)
         return max(_RETURN_SECONDS, min(moments, default=now + self._limits.batch_delay) - now)
 

@@ -186,8 +186,8 @@ _STRICT = {
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_WORD = re.compile(r"[\W_]+")
 # Each level of JSON in strings doubles the backslashes before a quote: five put 31 there.
-_GAP = r"(?:[ \t\xa0]|\\{1,40}(?:t|u00a0))"  # between words, also of JSON in strings
-_AFTER_NAME = rf"[\"'`\\\]*]{{0,40}}{_GAP.replace('{1,40}', '+')}{{0,8}}(?:=>|:=|[:=]|%3[DdAa])"
+_GAP = r"(?:[ \t\xa0]|\\+(?:t|u00a0))"  # between words, also of JSON in strings
+_AFTER_NAME = rf"[\"'`\\\]*]{{0,40}}{_GAP}{{0,8}}(?:=>|:=|[:=]|%3[DdAa])"
 
 
 def words_of(name: str) -> str:

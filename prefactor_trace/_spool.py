@@ -470,6 +470,7 @@ class Spool:
 
     def seal(self, *, for_good: bool = True) -> None:
         """Write no more into what there is; and, if *for_good*, nowhere else."""
+        self.is_unattended = True
         if for_good:
             self._is_closed = True
             self._retry_at = float("inf")
@@ -477,19 +478,22 @@ class Spool:
         if pen is not None:
             pen.segment.is_sealed = True
 
-    def close(self) -> None:
-        """Leave: remove what is of no more use, and let others take over the rest."""
-        self.seal()
-        self._remove_settled()
-        for owner in self._owners():
-            owner.leave()
+    def close(self, *, for_good: bool = True) -> None:
+        """Leave: remove what is of no more use, and let others take over the rest.
 
-    def step_aside(self) -> None:
-        """Like `close`, but whoever still records writes on. What is left can be taken over when the process has ended."""
+        If not *for_good*, whoever still records writes on. Then nobody takes over our own files while the process lives:
+        one half of a run, while a thread of ours writes the other.
+        """
+        if for_good:
+            self.seal()
         self._remove_settled()
-        for other in self._other_owners():
-            other.leave()
-        # Another process must not take over one half of a run while a thread of ours writes the other.
+        for each in self._owners():
+            if for_good or each is not self._owner:
+                each.leave()
+        if not for_good:
+            self._leave_if_empty()
+
+    def _leave_if_empty(self) -> None:
         if not self._opening.acquire(timeout=_OPENING_SECONDS):
             return
         try:
@@ -509,10 +513,7 @@ class Spool:
     def _owners(self) -> list[Owner]:
         """Return those whose locks we hold."""
         own = [] if self._owner is None else [self._owner]
-        return [*own, *self._other_owners()]
-
-    def _other_owners(self) -> list[Owner]:
-        return [*self._former_owners, *(each.owner for each in self._estates)]
+        return [*own, *self._former_owners, *(each.owner for each in self._estates)]
 
 
 def may_follow(destination: object, ours: str, partition: str | None, folder: Folder) -> bool | None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from prefactor_trace import _guard, _ids
-from prefactor_trace._outbox import Done, Limits, Outbox, Send, Wait
+from prefactor_trace._outbox import Done, Finishes, Limits, Outbox, Send, Wait
 from prefactor_trace._record import (
     FINISH,
     QUALITY,
@@ -479,14 +479,11 @@ class Worker:
         spool = self._spool
         if spool is None:
             return
-        spool.is_unattended = True
-        spool.seal(for_good=not self._is_outlived)
+        for_good = not self._is_outlived
+        spool.seal(for_good=for_good)
         self._note_quiet(spool)
         self._settle({})
-        if self._is_outlived:
-            spool.step_aside()
-        else:
-            spool.close()
+        spool.close(for_good=for_good)
 
     def _note_quiet(self, spool: Spool) -> None:
         quiet = spool.note_quiet()
@@ -612,7 +609,7 @@ class Worker:
             step = self._outbox.next(now)
             if not isinstance(step, Send) and not self._has_room_to_load():
                 # What is held keeps out what it is held for.
-                self._outbox.holds_finishes = self._outbox.holds_returned = False
+                self._outbox.held_finishes = Finishes.NONE
                 step = self._outbox.next(now)
                 self._hold_finishes(now)
         if isinstance(step, Send):
@@ -630,10 +627,13 @@ class Worker:
 
     def _hold_finishes(self, now: float) -> None:
         """Let runs wait for what other processes may have left of them; ours, only if there may be any such thing."""
-        outbox = self._outbox
-        outbox.holds_returned = self._reading is not None and self._reading.segment is None
+        is_reading_others = self._reading is not None and self._reading.segment is None
         is_about_to = self._adopt_at <= now and self._spool is not None
-        outbox.holds_finishes = self._has_forked and (outbox.holds_returned or is_about_to)
+        if self._has_forked and (is_reading_others or is_about_to):
+            held = Finishes.ALL
+        else:
+            held = Finishes.RETURNED if is_reading_others else Finishes.NONE
+        self._outbox.held_finishes = held
 
     def _has_room_to_load(self) -> bool:
         """Whether more may come back from disk."""

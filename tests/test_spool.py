@@ -590,7 +590,7 @@ class TestSettling:
         house.tell(registered(), began(), finished())
         house.spool.seal(for_good=False)
         house.settle("run-register", "run-start", "run-finish")
-        house.spool.step_aside()
+        house.spool.close(for_good=False)
         assert [] == files(folder)
 
         house.tell(registered("late"), finished("late"))
@@ -603,7 +603,7 @@ class TestSettling:
         house.tell(registered(), began())
         house.spool.seal(for_good=False)
         house.settle()
-        house.spool.step_aside()
+        house.spool.close(for_good=False)
 
         assert [] == House(folder).facts()
         house.tell(finished())

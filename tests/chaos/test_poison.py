@@ -132,7 +132,7 @@ def test_refused_in_an_output(tracer, oracle, number, bad):
     """The platform names the bad one among the outputs of a bulk call, and does no more of it."""
     oracle.poison = lambda details: Refused(number, BY_WORD[number]) if is_bad(details) else None
     good, spoilt = record(bad)
-    assert wait_for(oracle, good, within(PATIENCE)) == []
+    assert wait_for(oracle, good, PATIENCE) == []
     require_settled(tracer, oracle, spoilt, BY_WORD[number])
     assert span_requests(oracle) <= 1 + 2 * bad * math.ceil(math.log2(COUNT))
 
@@ -143,7 +143,7 @@ def test_refused_as_a_whole(tracer, oracle, name, bad):
     """The platform refuses a bulk call because of one span in it: it is found by halves."""
     oracle.manner = MANNERS[name]
     good, spoilt = record(bad)
-    assert wait_for(oracle, good, within(PATIENCE)) == []
+    assert wait_for(oracle, good, PATIENCE) == []
     require_settled(tracer, oracle, spoilt, name)
     assert span_requests(oracle) <= 1 + 2 * bad * math.ceil(math.log2(COUNT))
 
@@ -165,7 +165,7 @@ def test_failing_over_it(tracer, oracle, monkeypatch, name, requests_a_step):
     monkeypatch.setattr(_outbox, "_STRIKE_SECONDS", (0.1, 0.2, 0.4))
     oracle.manner = MANNERS[name]
     good, spoilt = record(3)
-    assert wait_for(oracle, good, within(PATIENCE)) == []
+    assert wait_for(oracle, good, PATIENCE) == []
     asked = span_requests(oracle)
     deadline = time.monotonic() + 15
     number = 0
