@@ -304,6 +304,28 @@ def test_records_in_exit_handlers(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space")
+@pytest.mark.parametrize(
+    ("ending", "said", "left"),
+    [("os._exit(0)", "", 4), ("print(pt.flush(10)[:4])", "(4, 4, {}, 0)\n", 0), ("pass", "", 0)],
+)
+def test_no_thread_can_be_started(tmp_path, platform, ending, said, left):
+    """Where there is no room for a thread, records wait in the spool, and a flush or the end of the program sends them."""
+    program = (
+        "import os, resource, threading\n"
+        "threading.stack_size(4 << 30)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+        "import prefactor_trace as pt\n"
+        "with pt.instance(), pt.span('step'):\n    pass\n"
+        "try:\n    threading.Thread(target=print).start()\nexcept RuntimeError as error:\n    print(error, flush=True)\n"
+        + ending
+    )
+    done, _ = run(program, tmp_path, PREFACTOR_API_URL=platform.url, PREFACTOR_API_TOKEN=platform.token)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"can't start new thread\n{said}", "")
+    assert waiting(tmp_path) == left
+
+
 def test_an_abandoned_flush(tmp_path, untraced_seconds):
     """A flush that somebody gave up waiting for does not hold up the end."""
     program = (
