@@ -457,6 +457,25 @@ class TestTrouble:
         outbox.resolve(Outcome(trouble="busy"), now, 0.5)
         assert outbox.next(now) == Wait(pytest.approx(0.5), for_news=False)
 
+    def test_a_batch_of_which_a_part_was_taken_starts_backoff_anew(self):
+        """After an outage the platform is slow at first: who gets a part through need not wait 30 seconds more."""
+        outbox = Outbox()
+        put(outbox, started("a"), ended("a"), started("b"), ended("b"))
+        outbox.flush(0.0)
+        now = 0.0
+        for _ in range(8):
+            outbox.next(now)
+            outbox.resolve(Outcome(trouble="down"), now, 0.5)
+            now += outbox.next(now).seconds
+        assert keys(outbox.next(now)) == ["a", "b"]
+        outbox.resolve(Outcome(delivered=frozenset("a"), trouble="slow"), now, 0.5)
+
+        assert outbox.next(now) == Wait(pytest.approx(0.5), for_news=False)
+        now += 0.5
+        assert keys(outbox.next(now)) == ["b"]
+        outbox.resolve(Outcome(trouble="slow"), now, 0.5)
+        assert outbox.next(now) == Wait(pytest.approx(1.0), for_news=False)
+
     @pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (0.0, None), (3_600.0, 900.0), (1e12, 900.0)])
     def test_retry_after_is_obeyed_up_to_15_minutes(self, asked, waited):
         """The platform may ask for silence, but not for hours of it."""

@@ -74,7 +74,7 @@ def test_outage(trial, proxy, oracle, name):
 
 
 def test_a_fresh_run_after_an_outage(trial, proxy, oracle):
-    """A run that begins when the platform is back is seen within 10 seconds, though older ones take longer."""
+    """A run that begins when the platform answers again is seen within 10 seconds, though older ones take longer."""
     subject = start(trial)
     proxy.refuse()
     time.sleep(SECONDS)
@@ -82,8 +82,8 @@ def test_a_fresh_run_after_an_outage(trial, proxy, oracle):
     # A little more than comes: what has piled up takes it far longer than 10 s.
     oracle.manner = slow_ack(0.035)
     proxy.admit()
-    deadline = time.monotonic() + 35  # the longest pause between two attempts is 30 s
-    while len(oracle.steps) == asked:
+    deadline = time.monotonic() + 65  # the longest pause between two attempts is 30 s
+    while len(oracle.steps) < asked + 2:  # the answer to the first may come too late on a busy machine
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -126,7 +126,7 @@ def start(trial, *, rate=RATE, patience=30.0):
     """Start a subject; it has registered a run, and found its pace."""
     until = trial.folder / "stop"
     subject = trial.start(
-        "paced", rate=rate, seconds=SECONDS + 60.0, size=SIZE, length=500, patience=patience, until=until
+        "paced", rate=rate, seconds=SECONDS + 100.0, size=SIZE, length=500, patience=patience, until=until
     )
     subject.wait_for("ready")
     time.sleep(1.5)
