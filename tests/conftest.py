@@ -10,6 +10,7 @@ import threading
 
 import hypothesis
 import pytest
+from patience import watch
 
 import prefactor_trace as pt
 from prefactor_trace import _api, _guard, _schema
@@ -24,6 +25,13 @@ hypothesis.settings.load_profile("here")
 # A shell that starts the tests in the background has them, and all programs they start, ignore it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def watched():
+    """Know when the machine stands still, for all bounds of time."""
+    with watch:
+        yield
 
 
 @pytest.fixture(autouse=True)
