@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from prefactor_trace import _guard
 from prefactor_trace._capture import DEFAULT, capture
+from prefactor_trace._hidden import hidden_in
 from prefactor_trace._marks import (
     MARKED_SECRET,
     Omit,
     Plan,
     Secret,
-    hidden_in,
     rule_in,
     ruled,
     rules_of,
@@ -37,7 +37,7 @@ from prefactor_trace._peek import is_a, module_of, own
 from prefactor_trace._types import closure_of, is_own, nearby, resolve, signature_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from prefactor_trace._capture import Limits
     from prefactor_trace._marks import Rule
@@ -51,13 +51,16 @@ class Choice(NamedTuple):
     only: frozenset[str] | None = None
     without: frozenset[str] = frozenset()
 
-    def of(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return of *given* what is recorded."""
-        return {
-            name: value
-            for name, value in given.items()
-            if (self.only is None or name.lstrip("*") in self.only) and name.lstrip("*") not in self.without
-        }
+    def of(
+        self, given: dict[str, Any], known: frozenset[str] = frozenset(), others: str | None = None
+    ) -> dict[str, Any]:
+        """Return of *given* what is recorded. *others*: what all those are called that are not *known*."""
+        kept = {}
+        for name, value in given.items():
+            names = {name.lstrip("*"), name if others is None or name in known else others}
+            if (self.only is None or names & self.only) and not names & self.without:
+                kept[name] = value
+        return kept
 
 
 def choice_of(names: Iterable[str]) -> Choice | None:
@@ -90,18 +93,19 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
     except (ValueError, TypeError):  # a builtin without a signature
         parameters = []
     skipped = 1 if parameters and is_own(parameters[0].name, getattr(function, "__qualname__", "")) else 0
-    names = [
-        each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    names = names[skipped:]
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [each.name for each in parameters if each.kind in by_position][skipped:]
     rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), "args")
+    others = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
+    declared = frozenset(each.name for each in parameters)
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     count = len(names)
     clashing = _also_in_kwargs(parameters[skipped:])
     marks = _Marks(function, parameters)
     is_bare = choice is None and not marks.may_be
-    if choice is not None:
-        _warn_of_strangers(choice, parameters, span)
+    required = frozenset(names).difference(defaults)
+    is_loose = not is_bare and _takes_anything(function)
+    _warn_of_strangers(choice or Choice(), parameters, span)
 
     def read(
         args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits, hidden: list[str] | None = None
@@ -118,23 +122,38 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
         if defaults:
             for name, value in defaults.items():
                 given.setdefault(name, value)
+        if is_bare and hidden is None:
+            return capture(given, limits, "payload", span)
+        if is_loose and not (required.issubset(given) and (len(args) <= count or rest in declared)):
+            given = {name: value for name, value in given.items() if name in kwargs}
+            given[rest] = ruled(args, Secret)
+            if hidden is not None:
+                hidden_in(args, Secret, hidden)
         if hidden is not None:
             hidden += marks.hidden(given)
             return b""
-        if is_bare:
-            return capture(given, limits, "payload", span)
         if choice is not None:
-            given = choice.of(given)
+            given = choice.of(given, declared, others)
         return capture(marks.applied(given), limits, "payload", span)
 
     def hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         found: list[str] = []
-        if marks.may_hide():
-            read(args, kwargs, DEFAULT, found)
+        try:
+            if marks.may_hide():
+                read(args, kwargs, DEFAULT, found)
+        except Exception:  # another thread has changed an argument, say: that must not cost the step
+            _guard.failed("look for what is hidden")
         return tuple(found)
 
     of_result = marks.of_result if "return" in marks.may_be else None
     return Arguments(read, of_result, hidden if marks.bearers or marks.may_be.keys() - {"return"} else None)
+
+
+def _takes_anything(function: Any) -> bool:
+    """Say whether *function* is around another, whose signature it shows, and may hand that other arguments."""
+    if type(function) is not types.FunctionType or "__wrapped__" not in function.__dict__:
+        return False
+    return bool(function.__code__.co_flags & inspect.CO_VARARGS)
 
 
 def _also_in_kwargs(parameters: list[inspect.Parameter]) -> frozenset[str]:
@@ -331,5 +350,5 @@ def chosen_entries(payload: object, choice: Choice | None) -> object:
     """Return the entries of a block's *payload* that *choice* names; what is no dict is taken or left as a whole."""
     if choice is None or type(payload) is not dict:
         return payload
-    mapping: Mapping[Any, Any] = payload
-    return choice.of({name: value for name, value in mapping.items() if type(name) is str})
+    entries = list(payload.items())  # in one go, as another thread may be changing it
+    return choice.of({name: value for name, value in entries if type(name) is str})

@@ -41,7 +41,6 @@ than `max_string` is cut.
 from __future__ import annotations
 
 import time
-import weakref
 from collections import deque
 from functools import partial
 from itertools import chain, islice
@@ -53,6 +52,7 @@ import orjson
 from prefactor_trace._conversions import FAILED, convert, function_for
 from prefactor_trace._deadline import Deadline
 from prefactor_trace._error_text import MOST_STACK, describe_error, related
+from prefactor_trace._hidden import LONGEST, hidden_in, remember, remembered
 from prefactor_trace._marks import MARKED_SECRET, Plan, Ruled, time_but_learning, wrapped
 from prefactor_trace._peek import clean, shorten, type_name
 from prefactor_trace._readers import (
@@ -134,6 +134,11 @@ def capture_exception(
     """
     try:
         arguments = _ARGUMENT_LIMITS._replace(redact=limits.redact.built_in)
+        hidden = _to_be_hidden(error, hidden, limits.redact)
+        clear = None
+        if hidden:  # before anything is cut: the end of a long text would not be known as a part of it
+            clear = partial(cleared, hidden=hidden)
+            arguments = arguments._replace(max_string=_WITH_TAIL - 1)
         until = time.thread_time() + _ARGUMENTS_SECONDS
 
         def read(value: object) -> str:
@@ -141,8 +146,7 @@ def capture_exception(
                 return f"<{type_name(type(value))}>"
             return _argument(value, arguments)
 
-        texts = describe_error(error, read, limits.max_string)
-        hidden = _to_be_hidden(error, hidden, limits.redact)
+        texts = describe_error(error, read, limits.max_string, clear)
         if hidden:
             texts = {name: without(text, hidden) for name, text in texts.items()}
         stack = texts["stacktrace"]
@@ -152,51 +156,28 @@ def capture_exception(
         return b'{"error_type":"unknown","message":"","stacktrace":""}'
 
 
-class _Left(NamedTuple):
-    """What was hidden of an error that has left a span, and is on its way through those around it."""
-
-    of: weakref.ref[BaseException] | type[BaseException]
-    until: float
-    hidden: tuple[str, ...]
-
-    def is_of(self, error: BaseException) -> bool:
-        """Say whether *error*, of the same id, is the one. Of built-in types only the type is known."""
-        if type(self.of) is weakref.ref:
-            return self.of() is error
-        return self.of is type(error) and time.monotonic() < self.until
-
-
-_left: dict[int, _Left] = {}  # by the id of the error
-_MOST_LEFT = 64
-# A task's error can be waited for later; at worst, the same texts are hidden in another's.
-_SECONDS_LEFT = 600
-
-
-def _remember(error: BaseException, hidden: tuple[str, ...]) -> None:
-    try:
-        of: Any = weakref.ref(error)
-    except TypeError:
-        of = type(error)
-    _left.pop(id(error), None)
-    for oldest in list(_left)[: len(_left) - _MOST_LEFT + 1] if len(_left) >= _MOST_LEFT else ():
-        _left.pop(oldest, None)
-    _left[id(error)] = _Left(of, time.monotonic() + _SECONDS_LEFT, hidden)
-
-
-def _remembered(error: BaseException) -> tuple[str, ...]:
-    left = _left.get(id(error))
-    return left.hidden if left is not None and left.is_of(error) else ()
-
-
 def _to_be_hidden(error: BaseException, hidden: tuple[str, ...], redact: Redactor) -> tuple[str, ...]:
     """Return what must not be said of *error*: *hidden*, what others have hidden of it, and secrets by their names."""
     all_of_them = related(error)
-    before = [text for one in all_of_them for text in _remembered(one)] if _left else []
+    before = [text for one in all_of_them for text in remembered(one)]
     if hidden:
-        _remember(error, tuple(dict.fromkeys([*hidden, *before])))
-    groups = [group for one in all_of_them for group in _groups(arguments_of_error(one))]
-    named = [text for group in groups for text in redact.beside_names(group)]
-    return (*hidden, *before, *named)
+        remember(error, dict.fromkeys([*hidden, *before]))
+    found: list[str] = []
+    for one in all_of_them:
+        hidden_in(one, None, found)  # by marks on the fields of its class
+        for group in _groups(arguments_of_error(one)):
+            found += redact.beside_names(group)
+    return (*hidden, *before, *found)
+
+
+def cleared(text: str, hidden: tuple[str, ...]) -> str:
+    """Return *text*, of any length, without what is *hidden*, by `hidden_in`; cut if it is very long."""
+    text = text[:_MOST_SEARCHED]
+    for each in hidden:
+        at = text.find(each) if len(each) == LONGEST else -1  # perhaps only how it begins
+        if at >= 0:
+            text = f"{text[:at]}[redacted:Secret]"
+    return without(text, hidden)
 
 
 def _groups(arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
@@ -230,6 +211,7 @@ _WITH_TAIL = 400  # characters from which on a cut string keeps its end, too
 _GROWTH = 7  # bytes that a character takes at most; what has become longer has megabytes in keys
 _SHORT_RUN, _LONG_RUN = 8, 256  # items of a list that are tried in one piece while it is rebuilt
 
+_MOST_SEARCHED = 100_000  # characters of an argument of an exception in which it is looked for what is hidden
 _TRIMMED = 16_384  # bytes up to which what is encoded is copied, see `trimmed`
 
 _dumps = orjson.dumps

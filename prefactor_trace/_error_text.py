@@ -21,34 +21,41 @@ if TYPE_CHECKING:
     import types
     from collections.abc import Callable
 
+    from prefactor_trace._readers import Clear
+
 _FIRST_FRAMES, _LAST_FRAMES, _MOST_FRAMES = 10, 20, 10_000
 _MOST_CAUSES = 8
 MOST_STACK = 8_000
 """Characters of the stack text."""
 
 
-def describe_error(error: BaseException, read: Callable[[Any], str], longest: int) -> dict[str, str]:
-    """Return `error_type`, `message` and `stacktrace` of *error*, its arguments as text by *read*."""
+def describe_error(
+    error: BaseException, read: Callable[[Any], str], longest: int, clear: Clear | None = None
+) -> dict[str, str]:
+    """Return `error_type`, `message` and `stacktrace` of *error*.
+
+    Its arguments become text by *read*; those that are text go through *clear* before they are cut.
+    """
     return {
         "error_type": type_name(type(error)),
-        "message": shorten(error_message(error, read), longest),
-        "stacktrace": clean("\n".join(_stack_lines(error))[:MOST_STACK]),
+        "message": shorten(error_message(error, read, clear), longest),
+        "stacktrace": clean("\n".join(_stack_lines(error, clear))[:MOST_STACK]),
     }
 
 
-def _stack_lines(error: BaseException) -> list[str]:
+def _stack_lines(error: BaseException, clear: Clear | None) -> list[str]:
     frames = _frames(error)
     lines = ["Traceback (most recent call last):", *frames] if frames else []
-    lines += [_summary(error), *[f"in the group: {_summary(one)}" for one in _inmost_members(error)]]
-    return lines + _cause_lines(error)
+    members = [f"in the group: {_summary(one, clear)}" for one in _inmost_members(error)]
+    return [*lines, _summary(error, clear), *members, *_cause_lines(error, clear)]
 
 
-def _cause_lines(error: BaseException) -> list[str]:
+def _cause_lines(error: BaseException, clear: Clear | None) -> list[str]:
     """Describe what led to *error*, a line each, with the frame where it was raised."""
     lines: list[str] = []
     for word, before in _causes(error):
         place = [line.strip() for line in _frames(before)[-1:]]
-        lines.append(f"{word}: {' | '.join([_summary(before), *place])}")
+        lines.append(f"{word}: {' | '.join([_summary(before, clear), *place])}")
     return lines
 
 
@@ -86,8 +93,9 @@ def _cause(error: BaseException) -> tuple[str, BaseException | None]:
     return "while handling", getter(BaseException, "__context__")(error)
 
 
-def _summary(error: BaseException) -> str:
-    return f"{type_name(type(error))}: {' '.join(shorten(error_message(error), 300).split())}"
+def _summary(error: BaseException, clear: Clear | None) -> str:
+    message = shorten(error_message(error, clear=clear), 300)
+    return f"{type_name(type(error))}: {' '.join(message.split())}"
 
 
 def _frames(error: BaseException) -> list[str]:

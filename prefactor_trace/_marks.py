@@ -25,7 +25,6 @@ import time
 import types
 import typing
 import weakref
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 from prefactor_trace._enclosing import Enclosing
@@ -112,9 +111,10 @@ class Plan(NamedTuple):
 
     def rule(self, key: object) -> Rule | None:
         """Return what becomes of the entry *key*."""
-        if type(key) is not str:
+        if not is_a(key, str):
             return self.others
-        return joined([rules[key] for rules in self.fields if key in rules]) or self.others
+        name = str.__getitem__(key, slice(None))  # type: ignore[index] # the line above says so
+        return joined([rules[name] for rules in self.fields if name in rules]) or self.others
 
 
 Rule: TypeAlias = "Mark | Plan"
@@ -162,62 +162,6 @@ def wrapped(value: Any, labels: tuple[str, ...]) -> Any:
 
 
 _KINDS: dict[type, str] = {str: "string", bool: "boolean", int: "number", float: "number"}
-
-
-_SHORTEST_HIDDEN = 6  # characters; what is shorter stands in many a text by chance
-MOST_HIDDEN = 32  # texts of one call
-_MOST_LOOKED_AT = 256  # entries of one container, for texts in it
-
-
-def hidden_in(value: Any, rule: Rule | None, found: list[str], depth: int = 4) -> None:
-    """Add to *found* the texts in *value* that must not be recorded, as *rule* or the class of *value* says."""
-    if not depth or len(found) >= MOST_HIDDEN or type(rule) is Sensitive:
-        return
-    if rule is Secret or rule is Omit:
-        _texts_in(value, found, depth)
-    elif type(rule) is Plan and type(value) is dict:
-        for key, item in islice(value.items(), _MOST_LOOKED_AT):
-            if (said := rule.rule(key)) is not None:
-                hidden_in(item, said, found, depth - 1)
-    elif type(rule) is Plan and _is_list(value):
-        for item in islice(value, _MOST_LOOKED_AT):
-            hidden_in(item, rule.others, found, depth - 1)
-    else:
-        for name, each in rules_of(type(value)).items():
-            hidden_in(_field(value, name), each, found, depth - 1)
-
-
-def _texts_in(value: Any, found: list[str], depth: int) -> None:
-    if len(found) >= MOST_HIDDEN or not depth:
-        return
-    if type(value) is str:
-        found += [value] if len(value) >= _SHORTEST_HIDDEN else []
-    elif type(value) is int and value.bit_length() <= _LONG_NUMBER:
-        _texts_in(str(value), found, depth)
-    elif type(value) is bytes:
-        _texts_in(value.decode(errors="ignore"), found, depth)
-    elif type(value) is dict or _is_list(value):
-        for item in islice(value.values() if type(value) is dict else value, _MOST_LOOKED_AT):
-            _texts_in(item, found, depth - 1)
-    elif is_a(value, str):
-        _texts_in(str.__getitem__(value, slice(None)), found, depth)
-
-
-def _is_list(value: Any) -> bool:
-    kind = type(value)  # `in` would ask the class of the user's class
-    return kind is list or kind is tuple or kind is set or kind is frozenset
-
-
-_LONG_NUMBER = 256  # bits
-
-
-def _field(value: Any, name: str) -> Any:
-    """Return the field *name* of an object or a named tuple; None if it has none."""
-    if not is_a(value, tuple):
-        return own(value, name)
-    names = class_attribute(bases_of(type(value)), "_fields")
-    at = names.index(name) if type(names) is tuple and name in names else -1
-    return tuple.__getitem__(value, at) if 0 <= at < tuple.__len__(value) else None
 
 
 # ---- of classes --------------------------------------------------------------------------------------------

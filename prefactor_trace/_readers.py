@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     Reader = Callable[[Any], object]
+    Clear = Callable[[str], str]
 
 
 class Open(NamedTuple):
@@ -283,9 +284,13 @@ def _path(value: Any) -> object:
     return _exact_text(value)
 
 
-def error_message(error: BaseException, read: Callable[[Any], str] = label) -> str:
-    """Join the arguments of *error*, each that is no string as text by *read*."""
+def error_message(
+    error: BaseException, read: Callable[[Any], str] = label, clear: Clear | None = None
+) -> str:
+    """Join the arguments of *error*, each that is no string as text by *read*; *clear* is for those that are."""
     args = arguments_of_error(error)
+    if clear is not None:
+        args = tuple(clear(str.__getitem__(one, slice(None))) if is_a(one, str) else one for one in args)
     if len(args) == 1 and type(args[0]) is str:
         return args[0]
     parts = [shorten(one, 1_000) if type(one) is str else read(one) for one in args]

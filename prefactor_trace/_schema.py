@@ -11,12 +11,13 @@ takes their spans all the same (API contract sections 7.1 and 13, no. 14).
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
 
-from prefactor_trace import _guard
+from prefactor_trace import _guard, _redact
 from prefactor_trace._peek import clean
 from prefactor_trace._types import Signature, note
 from prefactor_trace.errors import ConfigurationError
@@ -395,7 +396,11 @@ class Schema:
         return [by_name[name] for name in sorted(by_name)]
 
     def _with(self, types: list[dict[str, Any]]) -> dict[str, Any]:
-        quality = {each.name: each.to_wire() for each in sorted(self.quality, key=lambda each: each.name)}
+        types = _without_secrets(types)
+        quality = {
+            each.name: _without_secrets(each.to_wire())
+            for each in sorted(self.quality, key=lambda each: each.name)
+        }
         return {
             "external_identifier": self.external_identifier
             or _content_hash([*types, {"quality_schemas": quality}] if quality else types),
@@ -425,9 +430,42 @@ class DeclaredSchema:
         return wire
 
 
+def _without_secrets(said: Any) -> Any:
+    """Return *said*, JSON, without secrets in its texts: descriptions, examples, the values of an enum."""
+    if type(said) is dict:
+        return {name: _without_secrets(each) for name, each in said.items()}
+    if type(said) is list:
+        return [_without_secrets(each) for each in said]
+    # A marker's hash is another one in each process, and would make each a version of its own.
+    return _HASH.sub(r"\1]", _redact.DEFAULT.text(said)) if type(said) is str else said
+
+
+_HASH = re.compile(r"(\[redacted:\w+):[0-9a-f]{8}\]")
+
+
 def _content_hash(types: list[dict[str, Any]]) -> str:
-    content = orjson.dumps(types, option=orjson.OPT_SORT_KEYS)
+    content = orjson.dumps(_in_order(types), option=orjson.OPT_SORT_KEYS)
     return "pt-" + hashlib.sha256(content).hexdigest()[:24]
+
+
+def _in_order(said: Any) -> Any:
+    """Return *said*, a JSON Schema, with lists in which the order says nothing sorted.
+
+    Which `Optional[Literal["a", "b"]]` a program means depends on which it has used first: `typing` takes those that
+    differ in their order alone for the same, and gives out the first.
+    """
+    if type(said) is dict:
+        found = {name: _in_order(each) for name, each in said.items()}
+        for name in _UNORDERED:
+            if type(found.get(name)) is list:
+                found[name] = sorted(
+                    found[name], key=lambda each: orjson.dumps(each, option=orjson.OPT_SORT_KEYS)
+                )
+        return found
+    return [_in_order(each) for each in said] if type(said) is list else said
+
+
+_UNORDERED = ("enum", "anyOf", "oneOf", "type", "required")
 
 
 # A program that makes up type names as it runs must not grow the schema, or the memory, without end.
@@ -517,7 +555,7 @@ def by_name(name: str) -> _Type:
     """Return the type called *name*, for a block; if nobody has declared it, nobody does."""
     known = _declared.get(name) or _ad_hoc.get(name)
     if known is None:
-        known = SpanType(_writable(name))
+        known = SpanType(_without_secrets(_writable(name)))
         if len(_ad_hoc) < _AD_HOC_KEPT:
             _ad_hoc[name] = known
     return known

@@ -23,7 +23,8 @@ import orjson
 
 from prefactor_trace import _guard
 from prefactor_trace._capture import capture, capture_exception, capture_object, trimmed
-from prefactor_trace._marks import MARKED_SECRET, MOST_HIDDEN, Plan, Sensitive, hidden_in, ruled, wrapped
+from prefactor_trace._hidden import MOST_HIDDEN, hidden_in
+from prefactor_trace._marks import MARKED_SECRET, Plan, Sensitive, ruled, wrapped
 from prefactor_trace._redact import without_in
 
 if TYPE_CHECKING:

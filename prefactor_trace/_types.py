@@ -226,6 +226,8 @@ def note(function: Any) -> Signature:
     module = getattr(named, "__module__", None) or ""
     doc = getattr(named, "__doc__", None)
     summary = doc.strip().partition("\n")[0].rstrip() or None if type(doc) is str else None
+    if summary is not None and summary.startswith(f"{name.rpartition('.')[2]}("):
+        summary = None  # a signature, as dataclasses have: with defaults, which are never told
     try:
         return _signature(inner, str(module), str(name), summary)
     except Exception:  # a callable that only calls, or one that answers strangely

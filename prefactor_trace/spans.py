@@ -14,14 +14,13 @@ import orjson
 
 from prefactor_trace import _context, _guard
 from prefactor_trace._arguments import arguments_of, choice_of, chosen_entries, marked_result
-from prefactor_trace._capture import capture, capture_exception, capture_object
+from prefactor_trace._capture import capture, capture_exception, capture_object, cleared
 from prefactor_trace._context import NO_RESULT, Block, Scope, current
 from prefactor_trace._decorate import decorate
 from prefactor_trace._ending import ending_of
 from prefactor_trace._marks import Omit, Plan, Sensitive, ruled
 from prefactor_trace._peek import shorten
 from prefactor_trace._record import SpanEnded, SpanStarted
-from prefactor_trace._redact import without
 from prefactor_trace._schema import SpanType, by_name, declare, derived, is_about, of_block
 from prefactor_trace._stream import Stream
 from prefactor_trace._worker import HEAVY
@@ -538,8 +537,10 @@ def span(
     options = _options(_known_parent(parent), capture, capture_inputs, capture_outputs, fold)
     about = _NOTHING_ABOUT if template is None and risk is None else _known_about(template, risk)
     # Its type: isinstance would ask the object.
-    if type is None or issubclass(builtins.type(type), (str, SpanType)):
+    if type is None or issubclass(builtins.type(type), SpanType):
         return SpanBlock(type, title, payload, options, about)
+    if issubclass(builtins.type(type), str):  # of a subclass as well, without its code
+        return SpanBlock(str.__str__(type), title, payload, options, about)
     return SpanBlock(None, title, payload, options, about)(type)
 
 
@@ -596,7 +597,8 @@ def _captured_error(error: BaseException | str, limits: Limits, span: str, hidde
     # Its type, because isinstance would ask a property of the user's.
     if issubclass(type(error), BaseException):
         return capture_exception(error, limits, span, hidden)  # type: ignore[arg-type] # the line above says so
-    error = without(error, hidden) if hidden and type(error) is str else error
+    if hidden and issubclass(type(error), str):
+        error = cleared(str.__getitem__(error, slice(None)), hidden)  # type: ignore[index] # it is a text
     return capture({"error_type": "Error", "message": error, "stacktrace": ""}, limits, "error", span)
 
 

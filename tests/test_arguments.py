@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NewType, Optional
@@ -341,6 +342,71 @@ class TestMarks:
         assert step.__annotations__["key"] == "Annotated[str, pt.Secret]"
 
 
+def with_connection(function):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return function("connection", *args, **kwargs)
+
+    return call
+
+
+def without_request(function):
+    @functools.wraps(function)
+    def call(_request, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    return call
+
+
+def passing_on(function):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return call
+
+
+class TestAroundAnother:
+    """A decorator below ours can give the function other arguments than it is called with."""
+
+    def login(self, spans, decorator, *args, **options):
+        @pt.span("login", **options)
+        @decorator
+        def login(connection, pin: Annotated[str, pt.Secret] if not options else str, remember=False):
+            return None
+
+        return spans(lambda: login(*args))["login"][0]
+
+    @pytest.mark.parametrize("options", [{}, {"capture": "-pin"}], ids=["marked", "left out"])
+    @pytest.mark.parametrize(
+        ("decorator", "args"),
+        [(with_connection, ("canary",)), (without_request, ("request", "connection", "canary", True))],
+    )
+    def test_where_they_do_not_fit(self, spans, decorator, args, options):
+        """If there are too few or too many, which is which is not known, and none is recorded."""
+        assert self.login(spans, decorator, *args, **options)["args"] == HIDDEN
+
+    def test_where_they_fit(self, spans):
+        """A decorator that passes on what it gets changes nothing."""
+        assert self.login(spans, passing_on, "here", "canary") == {
+            "connection": "here",
+            "pin": HIDDEN,
+            "remember": False,
+        }
+
+    def test_in_what_an_error_says(self, recorded):
+        """Nor are they in the message of an error."""
+
+        @pt.span
+        @with_connection
+        def login(connection, pin: Annotated[str, pt.Secret]):
+            raise ValueError(f"wrong: {pin}")
+
+        with pytest.raises(ValueError, match="canary"):
+            login("canary")
+        assert recorded.spans[0].error["message"] == "wrong: [redacted:Secret]"
+
+
 class TestChoice:
     def test_arguments_by_name(self, spans):
         """`capture=` names the arguments to record, or, with a minus, those not to."""
@@ -397,6 +463,19 @@ class TestChoice:
             "by name": whole,
             "settings": whole if setting else nothing,
         }
+
+    def test_the_names_of_all_others(self):
+        """`**more`, by its name, is all that is in it; and so are `*rest`."""
+
+        def step(a, *rest, b=2, **more): ...
+
+        def of(*choice):
+            return payload(step, 1, 5, c=3, d=4, choice=choice_of(choice))
+
+        assert of("-more") == {"a": 1, "rest": [5], "b": 2}
+        assert of("-rest") == {"a": 1, "b": 2, "c": 3, "d": 4}
+        assert of("more") == {"c": 3, "d": 4}
+        assert of("more", "a", "-d") == {"a": 1, "c": 3}
 
     def test_a_slip_is_said_in_the_log(self, caplog):
         """A name that is no argument is told when the function is decorated."""

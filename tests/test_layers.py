@@ -18,7 +18,7 @@ LAYERS = [
     {"_enclosing"},
     {"_arrays", "_conversions", "_marks"},
     {"_readers", "_redact"},
-    {"_error_text"},
+    {"_error_text", "_hidden"},
     {"_version", "_clock", "_ids", "_capture", "_ending", "_local", "_shapes"},
     {"http", "_value_schema"},
     {"_types"},

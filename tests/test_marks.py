@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import sys
 import threading
 import types
@@ -19,9 +20,9 @@ import typing_extensions
 from typing_extensions import NotRequired, TypeAliasType, Unpack
 
 import prefactor_trace as pt
-from prefactor_trace import _capture, _marks
+from prefactor_trace import _marks
 from prefactor_trace._arguments import arguments_of
-from prefactor_trace._capture import DEFAULT, capture, capture_exception
+from prefactor_trace._capture import DEFAULT, capture
 from prefactor_trace._marks import rules_of
 from prefactor_trace.exporters import MemoryExporter
 from prefactor_trace.testing import recording
@@ -227,6 +228,19 @@ class Item(TypedDict):
     user: str
     key: Annotated[str, pt.Secret]
     number: Annotated[int, pt.Omit]
+
+
+class Field(str, enum.Enum):
+    KEY = "key"
+
+
+def test_keys_that_are_a_kind_of_text():
+    """What a TypedDict says of a name holds for a key that is recorded under it."""
+
+    def step(item: Item): ...
+
+    read = arguments_of(step).read
+    assert orjson.loads(read(({Field.KEY: "canary"},), {}, DEFAULT)) == {"item": {"key": HIDDEN}}
 
 
 @pytest.mark.parametrize(
@@ -754,40 +768,3 @@ def test_type_aliases():
     exec("type Alias = Annotated[str, pt.Secret]", names)
     made = type("Made", (), {"__annotations__": {"a": names["Alias"]}})
     assert rules_of(made) == {"a": pt.Secret}
-
-
-class TestErrorsOnTheirWay:
-    """What was hidden of an error is hidden in it again, and in no other that stands where it stood."""
-
-    def test_another_of_the_same_id(self, monkeypatch):
-        """What is remembered of an error that is gone is not used for another in its place."""
-        gone = Lost("canary")
-        capture_exception(gone, hidden=("canary",))
-        (left,) = [each for each in _capture._left.values() if each.is_of(gone)]
-        of_builtin = ValueError("canary")
-        capture_exception(of_builtin, hidden=("canary",))
-        for other in (Lost("canary"), KeyError("canary")):
-            for known in (left, _capture._left[id(of_builtin)]):
-                monkeypatch.setitem(_capture._left, id(other), known)
-                assert b'"message":"canary"' in capture_exception(other)
-        before = _capture._left[id(of_builtin)]
-        monkeypatch.setitem(_capture._left, id(of_builtin), before._replace(until=0.0))
-        assert b"canary" in capture_exception(of_builtin)
-
-    @pytest.mark.parametrize("kind", [Lost, ValueError])
-    def test_the_same(self, kind):
-        """It is hidden in the texts of the error itself, as often as it comes, beside what others hide of it."""
-        error = kind("canary-1 canary-2")
-        for hidden in (("canary-1",), ("canary-2",), ()):
-            text = capture_exception(error, hidden=hidden)
-            assert b"canary-1" not in text
-        assert b"canary-2" not in text
-
-    def test_bounded(self):
-        """Of the errors of a long run the last are remembered."""
-        errors = [ValueError(f"canary-{n}") for n in range(_capture._MOST_LEFT + 10)]
-        for error in errors:
-            capture_exception(error, hidden=(error.args[0],))
-        assert len(_capture._left) == _capture._MOST_LEFT
-        assert b"canary" not in capture_exception(errors[-1])
-        assert b"canary" not in capture_exception(errors[10])

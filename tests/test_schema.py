@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import os
 import subprocess
 import sys
@@ -134,6 +136,46 @@ def test_names_that_cannot_be_written():
         version = recorded.instance().registered["agent_version"]
         assert (version["name"], version["external_identifier"]) == ("\\u0000\\udc85", "\\udc86")
         assert recorded.ledger.notes == {}
+
+
+KEY = "ghp_aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zAabcd"
+
+
+class Keys(str, enum.Enum):
+    FIRST = KEY
+
+
+@dataclasses.dataclass
+class Search:
+    password: str = "canary"
+
+    def __call__(self, query: str) -> str:
+        return query
+
+
+def test_secrets_are_not_told():
+    """What looks like a secret is in no description, example or value of an enum, nor in the name of a step."""
+
+    def step(key: Keys, other: Literal["ghp_aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zAabcd"]): ...
+
+    step.__doc__ = f"Search with {KEY}."
+    pt.span("step")(step)
+    pt.span("search")(Search())
+    quality = pt.QualityType("rating", description=f"As {KEY} says.")
+    declared = pt.Schema(
+        (*_schema._declared.values(), pt.SpanType("given", description=KEY)), quality=(quality,)
+    )
+    said = orjson.dumps(declared.to_wire()).decode()
+    assert KEY not in said
+    assert "canary" not in said
+    assert "Search with [redacted:github_token]." in said
+
+
+def test_a_secret_as_a_name():
+    """The name of a block is told without what looks like a secret."""
+    with recording() as recorded, pt.instance(), pt.span(f"tool {KEY}"):
+        pass
+    assert recorded.spans[0].type == "tool [redacted:github_token]"
 
 
 def test_without_an_envelope():
@@ -493,6 +535,17 @@ def test_the_identifier_is_the_same_in_every_process(modules):
     changed = (modules / "one.py").read_text().replace("list[Itemone]", "tuple[Itemone, ...]")
     (modules / "one.py").write_text(changed.replace('"x", "y"', '"x", "z"'))
     assert run(modules, ["one", "two"], SAY, PYTHONHASHSEED="1") != first
+
+
+def test_the_order_in_which_typing_has_seen_it(tmp_path):
+    """Of two types that differ in their order alone, `typing` knows the one that was used first; it is one version."""
+    for name, kinds in (("one", ("asc", "desc")), ("two", ("desc", "asc"))):
+        (tmp_path / f"{name}.py").write_text(
+            "import prefactor_trace as pt\nfrom typing import Literal, Optional, Union\n"
+            f"@pt.span\ndef search_{name}(order: Optional[Literal[{kinds[0]!r}, {kinds[1]!r}]], "
+            f"some: {'Union[int, str]' if name == 'one' else 'Union[str, int]'}): ...\n"
+        )
+    assert run(tmp_path, ["one", "two"], SAY) == run(tmp_path, ["two", "one"], SAY)
 
 
 RUN = """

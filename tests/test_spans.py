@@ -238,6 +238,23 @@ class TestDecorator:
         pt.span("tool:add", title="Adding")(add.__wrapped__)(1)
         assert [(span.type, span.name) for span in recorded.spans] == [("add", "add"), ("tool:add", "Adding")]
 
+    def test_a_name_with_code_of_its_own(self, recorded):
+        """Of a kind of text only the text counts."""
+
+        class Name(str):
+            __slots__ = ()
+            __hash__ = None
+
+            def __eq__(self, other):
+                raise RuntimeError
+
+            def __bool__(self):
+                raise RuntimeError
+
+        with pt.span(Name("plan")):
+            pass
+        assert recorded.spans[0].type == "plan"
+
     def test_methods(self, recorded):
         """Methods, class methods and static methods in either order, and properties; `self` is not a payload."""
 
