@@ -35,6 +35,7 @@ from prefactor_trace._record import (
     OPEN,
     QUALITY,
     REGISTER,
+    START,
     FinalStatus,
     InstanceFinished,
     InstanceRegistered,
@@ -192,6 +193,8 @@ class Outbox:
         self._flush_ticket = 0
         self.held_finishes = Finishes.NONE
         """Which runs stay unfinished for now, because a part of them may be on its way back."""
+        self.held_runs: Container[str] = ()
+        """Those that do because another process may have a part of them."""
         self._is_returning = False
         self._returned = 0  # records that wait and were kept elsewhere before
         self._in_flight: tuple[Record, ...] = ()
@@ -220,14 +223,16 @@ class Outbox:
     @property
     def ready(self) -> int:
         """How many of them need not wait for what may be on its way back."""
-        if self.held_finishes is Finishes.NONE:
+        if self.held_finishes is Finishes.NONE and not self.held_runs:
             return len(self._waiting)
         return sum(not self._is_finish_held(entry) for entry in self._waiting.values())
 
     def _is_finish_held(self, entry: _Entry) -> bool:
+        if type(entry[2]) is not InstanceFinished:
+            return False
         held = self.held_finishes
         is_held = held is Finishes.ALL or (held is Finishes.RETURNED and entry[0] == _RETURNED)
-        return is_held and type(entry[2]) is InstanceFinished
+        return is_held or entry[2].instance_id in self.held_runs
 
     @property
     def is_empty(self) -> bool:
@@ -412,7 +417,12 @@ class Outbox:
         return Send(self._in_flight)
 
     def _is_in_vain(self, now: float) -> bool:
-        """Whether the end waits only for what the platform has failed over again and again, and which is on disk."""
+        """Whether the end waits only for what is on disk, and will not go in time.
+
+        Because the platform has failed over it again and again, or another process may have something of the run.
+        """
+        if self._closing and self.held_runs and not self.ready:
+            return True
         if not self._closing or self._settled is None or self.held_finishes is not Finishes.NONE:
             return False
         held = [name for name, (until, _) in self._held.items() if until > now]
@@ -531,7 +541,7 @@ class Outbox:
         if self._new and len(self._waiting) > self._cap:
             latest = list(itertools.islice(reversed(self._new), self._cap // _PLACES_PER_NEW_RUN))
             for instance_id in reversed(latest):
-                for key in (instance_id + REGISTER, instance_id + "-start"):
+                for key in (instance_id + REGISTER, instance_id + START):
                     if key in self._waiting:
                         yield key, self._waiting[key]
         yield from self._waiting.items()
@@ -681,7 +691,7 @@ class Outbox:
 
     def _successes_for(self, key: str) -> int:
         """Return how often something was taken that says that the platform takes a record like this."""
-        is_of_run = key.endswith((REGISTER, "-start", FINISH, QUALITY))
+        is_of_run = key.endswith((REGISTER, START, FINISH, QUALITY))
         return self._successes if is_of_run else self._span_successes
 
     def _pause(self, outcome: Outcome, jitter: float) -> float:
@@ -838,6 +848,8 @@ class Outbox:
         """Say whether everything that waited at *ticket* is delivered or dropped, or has nowhere to go."""
         if self._nowhere or not self._waiting:
             return True
+        if self.held_runs:  # nobody waits for other processes
+            return all(each[0] > ticket for each in self._waiting.values() if not self._is_finish_held(each))
         return not self._returned and next(iter(self._waiting.values()))[0] > ticket
 
     def close(self, now: float, at: int, *, but: Container[str] = ()) -> set[str]:

@@ -23,6 +23,7 @@ _OVERHEAD = 700
 
 # How the keys of records end.
 REGISTER = "-register"
+START = "-start"
 FINISH = "-finish"
 QUALITY = "-quality"
 OPEN = "-open"
@@ -50,7 +51,7 @@ class InstanceStarted(NamedTuple):
     @property
     def key(self) -> str:
         """The idempotency key."""
-        return self.instance_id + "-start"
+        return self.instance_id + START
 
 
 class InstanceFinished(NamedTuple):

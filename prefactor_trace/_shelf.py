@@ -15,7 +15,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefactor_trace._record import FINISH, REGISTER, InstanceFinished, QualityRecorded, SpanEnded, identity
+from prefactor_trace._record import (
+    FINISH,
+    REGISTER,
+    START,
+    InstanceFinished,
+    QualityRecorded,
+    SpanEnded,
+    identity,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -190,9 +198,9 @@ class Shelf:
                 for home in homes:
                     home.unsettled -= 1
                 continue
-            pin = self._pins.get(key.removesuffix(FINISH)) if key.endswith(FINISH) else None
+            pin = self._pins.get(key.removesuffix(FINISH).removesuffix(START))
             if pin is not None and pin not in homes:
-                found.append(Settled(pin, key, reason))  # the finish may be gone before its registration is
+                found.append(Settled(pin, key, reason))  # it may be gone before the run's registration is
             instance_id = key.removesuffix(REGISTER)
             if reason is None and instance_id != key and homes and instance_id not in self._doomed:
                 self._pins[instance_id] = homes[0]

@@ -30,6 +30,7 @@ from prefactor_trace._outbox import Strike, interrupted
 from prefactor_trace._record import (
     FINISH,
     REGISTER,
+    START,
     InstanceFinished,
     InstanceRegistered,
     InstanceStarted,
@@ -67,9 +68,13 @@ _LETTERS_BYTES = 64 * 1024 * 1024
 # After the disk has failed, facts stay in memory, and the next try waits.
 _RETRY_SECONDS = 30.0
 _OPENING_SECONDS = 0.5
+# A run that was taken over is not finished for so long while a child of its process may have steps of it.
+_FAMILY_SECONDS = 300.0
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _OWNER = re.compile("[0-9a-f]{16}-[0-9a-f]{16}")
 _LOCK = ".lock"
+# What somebody has put there in place of a file of ours, or has taken away.
+_NOT_OURS = (errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOENT, errno.ENOTDIR)
 _HIGH = 512
 _SEGMENT = ".seg"
 
@@ -202,13 +207,16 @@ class Spool:
         data = _frame(kind, next(segment.numbers), body)
         try:
             written = _write(pen.fd, data)
+            failed = None if written == len(data) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self._fail(error, pen)
-            is_closed = error.errno == errno.EBADF and not is_second_try
-            return self.write(fact, is_second_try=True) if is_closed else None
-        if written < len(data):
-            self._fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-            return None
+            failed = error
+        if failed is not None:
+            self._fail(failed, pen)
+            # Another file may have room: how large one may be is limited as well.
+            if is_second_try or (failed.errno != errno.EBADF and not segment.size):
+                return None
+            self._retry_at = 0.0
+            return self.write(fact, is_second_try=True)
         # Two threads may lose a little of it; the limit is a round number.
         segment.size = size = segment.size + written
         if is_unbuilt:
@@ -234,7 +242,10 @@ class Spool:
                 if old is not None:
                     old.segment.is_sealed = True
         except OSError as error:
-            self._fail(error)
+            if old is not None and error.errno in (errno.EMFILE, errno.ENFILE):
+                self._retry_at = time.monotonic() + _RETRY_SECONDS  # and write on in the file there is
+            else:
+                self._fail(error)
         finally:
             self._opening.release()
         return self._pen
@@ -245,7 +256,8 @@ class Spool:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         owner = self._owner  # another thread may find at any moment that it is gone
         if owner is None:
-            self._owner = owner = self._folder.new_owner(self._destination)
+            former = self._former_owners[-1].name if self._former_owners else None
+            self._owner = owner = self._folder.new_owner(self._destination, former)
             may_take = self._folder.used_bytes() + self._folder.free_bytes() // 10
             self._may_take = max(may_take, self._segment_bytes)
             self.is_small = may_take < _SMALL_BYTES
@@ -330,7 +342,8 @@ class Spool:
         for estate in list(self._estates):
             estate.segments = [each for each in estate.segments if not self._remove_if_settled(each)]
             if estate.is_read and not estate.segments:
-                estate.owner.leave()
+                for owner in estate.owners:
+                    owner.leave()
                 self._estates.remove(estate)
 
     def _remove_if_settled(self, segment: Segment) -> bool:
@@ -403,21 +416,85 @@ class Spool:
 
     def adopt(self, *, only_children: bool = False) -> Iterator[Found]:
         """Take over what dead owners have left, and yield it. Takes nothing over that is not asked for."""
+        for estate in [] if only_children else list(self._estates):
+            if not estate.is_read:  # a file of it could not be read
+                yield from self._all_of(estate)
         own_pid = os.getpid()
+        for line in self._lines():
+            said = line[0][1]
+            is_child = own_pid in (said.get("parent"), said.get("started_by"))
+            if (only_children and not is_child) or not self._may_send(said.get("destination")):
+                continue
+            owners = self._claim([name for name, _ in line])
+            if not owners:
+                continue
+            estate = Estate(owners, self._folder)
+            if not estate.is_readable:  # perhaps another time: half of it would tell of spans without an end
+                for owner in owners:
+                    owner.close()
+                continue
+            self._estates.append(estate)
+            yield from self._all_of(estate)
+
+    def _all_of(self, estate: Estate) -> Iterator[Found]:
+        yield from estate.facts()
+        if estate.is_read and estate.damaged:
+            self.notes["damaged in the spool"] += estate.damaged
+
+    def _lines(self) -> list[list[tuple[str, dict[str, object]]]]:
+        """Return the dead owners, by their names and what they said; those that one process was in turn, together."""
+        found: dict[str, tuple[dict[str, object], bool]] = {}
         for name in self._folder.owners():
             said, is_alive = self._folder.look_at(name)
             if said is None and not is_alive:
                 self._folder.sweep(name)
-            if said is None or is_alive or not self._may_send(said.get("destination")):
-                continue
-            is_child = own_pid in (said.get("parent"), said.get("started_by"))
-            if (only_children and not is_child) or (owner := self._folder.claim(name)) is None:
-                continue
-            estate = Estate(owner, self._folder)
-            self._estates.append(estate)
-            yield from estate.facts()
-            if estate.damaged:
-                self.notes["damaged in the spool"] += estate.damaged
+            if said is not None:
+                found[name] = (said, is_alive)
+        after = {said["follows"]: name for name, (said, _) in found.items() if said.get("follows") in found}
+        lines = []
+        for first in (name for name, (said, _) in found.items() if said.get("follows") not in found):
+            line = [first]
+            while line[-1] in after and len(line) < len(found):
+                line.append(after[line[-1]])
+            if not any(found[name][1] for name in line):
+                lines.append([(name, found[name][0]) for name in line])
+        return lines
+
+    def _claim(self, names: list[str]) -> list[Owner]:
+        """Take the place of all these owners, or of none."""
+        owners: list[Owner] = []
+        for name in names:
+            owner = self._folder.claim(name)
+            if owner is None:
+                for each in owners:
+                    each.close()
+                return []
+            owners.append(owner)
+        return owners
+
+    def has_family(self) -> bool:
+        """Whether another process has files that may be of a run that we have taken over: a child of whoever died.
+
+        It can be alive, or its estate another's. Not asked for longer than a few minutes after we have taken over.
+        """
+        now = time.monotonic()
+        dead = {
+            each.pid: each.since
+            for estate in self._estates
+            if now < estate.waits_until
+            for each in estate.owners
+        }
+        if not dead:
+            return False
+        ours = {each.name for each in self._owners()}
+        for name in self._folder.owners():
+            said = self._folder.read_description(name) or {} if name not in ours else {}
+            since = said.get("since")
+            for parent in (said.get("parent"), said.get("started_by")):
+                is_child = parent in dead and isinstance(since, int) and since >= dead[parent]
+                if is_child and self._folder.segments_of(name):
+                    return True
+        return False
 
     @property
     def _most_bytes(self) -> int:
@@ -509,11 +586,12 @@ class Spool:
         self._pen = None
         for owner in self._owners():
             owner.close()
+        self._folder.forget()
 
     def _owners(self) -> list[Owner]:
         """Return those whose locks we hold."""
         own = [] if self._owner is None else [self._owner]
-        return [*own, *self._former_owners, *(each.owner for each in self._estates)]
+        return [*own, *self._former_owners, *(owner for each in self._estates for owner in each.owners)]
 
 
 def may_follow(destination: object, ours: str, partition: str | None, folder: Folder) -> bool | None:
@@ -535,31 +613,49 @@ def may_follow(destination: object, ours: str, partition: str | None, folder: Fo
 
 
 class Estate:
-    """What a dead owner has left."""
+    """What a dead owner has left, or one after the other the owners that a process has been."""
 
-    def __init__(self, owner: Owner, folder: Folder) -> None:
-        self.owner = owner
+    def __init__(self, owners: list[Owner], folder: Folder) -> None:
+        self.owners = owners
         self._folder = folder
-        self.segments = [Segment(name) for name in owner.segments()]
+        names = folder.listed()
+        own = [name for owner in owners for name in _segments_of(owner.name, names or [])]
+        self.segments = [Segment(name) for name in own if folder.is_ours(name) is not False]
+        self._is_listed = names is not None
+        self.waits_until = time.monotonic() + _FAMILY_SECONDS
         self.is_read = False
         self.damaged = 0
         """Frames that are missing."""
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether all files of it can be opened just now."""
+        return self._is_listed and all(
+            self._folder.is_ours(segment.name) is not None for segment in self.segments
+        )
+
     def facts(self) -> Iterator[Found]:
-        """Yield what is not settled; at the end, the ends of what was going on when the owner died."""
+        """Yield what is not settled; at the end, the ends of what was going on when the owner died.
+
+        It stops, with `is_read` False, if a file cannot be read: what is behind that cannot be understood without it.
+        Asked again, it begins again.
+        """
         renamed: dict[str, str] = {}
         open_: dict[str, SpanStarted] = {}
         running: dict[str, bool] = {}  # → whether it has been started
         latest = 0
-        read: list[Segment] = []
-        for segment in self.segments:
+        self.damaged = 0
+        segments = list(self.segments)
+        for segment in segments:
             contents = self._folder.read(segment)
-            if contents is None:  # perhaps another time
+            if contents is None and self._folder.is_ours(segment.name) is not False:
+                return
+            if contents is None:
                 continue
-            read.append(segment)
             self.damaged += contents.missing
             segment.numbers = itertools.count(contents.last_number + 1)
             renamed.update(contents.renamed)
+            contents.settled |= segment.unwritten
             segment.settled = contents.settled
             for fact in contents.facts():
                 latest = max(latest, _time_of(fact))
@@ -568,12 +664,12 @@ class Estate:
                 if found is not None:
                     yield found._replace(fact=_renamed(fact, renamed))
             segment.settled = None
-            segment.is_noted = segment is not self.segments[-1]
-        if read:
-            yield from self._ends(read[-1], open_, running, latest or self.owner.since, renamed)
-        for segment in read:
+            segment.is_noted = segment is not segments[-1]
+        if segments:
+            yield from self._ends(segments[-1], open_, running, latest or self.owners[0].since, renamed)
+        for segment in segments:
             segment.is_noted = True
-        self.is_read = len(read) == len(self.segments)
+        self.is_read = True
 
     def _ends(
         self,
@@ -611,7 +707,7 @@ def _follow(fact: Fact, open_: dict[str, SpanStarted], running: dict[str, bool],
     elif type(fact) is InstanceRegistered:
         is_over = fact.instance_id + FINISH in contents.settled or fact.key in contents.dropped
         if not is_over:
-            running[fact.instance_id] = False
+            running[fact.instance_id] = fact.instance_id + START in contents.settled
 
 
 def _found(fact: Fact, segment: Segment, contents: Contents, running: dict[str, bool]) -> Found | None:
@@ -747,13 +843,17 @@ def _write_all(fd: int, data: bytes) -> None:
 class Owner:
     """A process in the folder, by the lock that it holds."""
 
-    def __init__(self, folder: Folder, name: str, fd: int, description: bytes, since: int = 0) -> None:
+    def __init__(
+        self, folder: Folder, name: str, fd: int, description: bytes, said: dict[str, object] | None = None
+    ) -> None:
         self._folder = folder
         self._fd: int | None = fd
         self._numbers = itertools.count()
         self.name = name
         self.description = description
-        self.since = since
+        since, pid = (said or {}).get("since"), (said or {}).get("pid")
+        self.since = since if isinstance(since, int) else 0
+        self.pid = pid if isinstance(pid, int) else 0
 
     def new_segment(self) -> tuple[int, str]:
         """Make the next file. Return its descriptor and its name. Raises OSError."""
@@ -767,7 +867,8 @@ class Owner:
 
     def leave(self) -> None:
         """Let go of the lock; remove it if there is nothing left that it stands for."""
-        if self._fd is not None and not self.segments():
+        names = self._folder.listed()
+        if self._fd is not None and names is not None and not _segments_of(self.name, names):
             self._folder.remove(self.name + _LOCK)
         self.close()
 
@@ -779,8 +880,7 @@ class Owner:
         """Let go of the lock, or, in a forked child, of our share in it."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            with contextlib.suppress(OSError):  # the program may have closed it
-                os.close(fd)
+            self._folder.let_go(fd)
 
 
 class Folder:
@@ -788,6 +888,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._locks: set[int] = set()  # descriptors of locks, and of what is looked at whether it is locked
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -809,20 +910,34 @@ class Folder:
             # Without O_NONBLOCK, a pipe that somebody has put there would hold us up for ever.
             fd = os.open(name, flags | _NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder)
         found = os.fstat(fd)
-        if found.st_uid != os.getuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        # Backups are made by hard links; what is read through one does no harm.
+        is_linked = found.st_nlink > 1 and flags & (os.O_WRONLY | os.O_RDWR)
+        if found.st_uid != os.getuid() or not stat.S_ISREG(found.st_mode) or is_linked:
             os.close(fd)
             raise PermissionError(errno.EPERM, "a file in the spool's folder is not ours")
         if flags & os.O_CREAT:
             os.fchmod(fd, 0o600)  # whatever the umask
         return fd
 
-    def names(self) -> list[str]:
-        """Return the names of all files, none if the folder cannot be read."""
+    def is_ours(self, name: str) -> bool | None:
+        """Whether there is a file of ours of that name; None: it cannot be opened just now."""
+        try:
+            os.close(self.open(name, os.O_RDONLY))
+        except OSError as error:
+            return False if error.errno in _NOT_OURS else None
+        return True
+
+    def listed(self) -> list[str] | None:
+        """Return the names of all files; None if the folder cannot be read just now."""
         try:
             with self._opened() as folder:
                 return os.listdir(folder)  # noqa: PTH208 - a path would be looked up again
-        except OSError:
-            return []
+        except OSError as error:
+            return [] if error.errno in _NOT_OURS else None
+
+    def names(self) -> list[str]:
+        """Return the names of all files, none if the folder cannot be read."""
+        return self.listed() or []
 
     def segment_sizes(self) -> dict[str, int]:
         """Return the names of all segments of all owners, and their sizes in bytes."""
@@ -870,8 +985,8 @@ class Folder:
         except OSError:
             return None
 
-    def new_owner(self, destination: str) -> Owner:
-        """Become an owner. Raises OSError."""
+    def new_owner(self, destination: str, former: str | None = None) -> Owner:
+        """Become an owner. *former*: the one that this process was before. Raises OSError."""
         with contextlib.suppress(FileExistsError):
             self._path.mkdir(mode=0o700, parents=True)
             self._path.chmod(0o700)  # whatever the umask
@@ -896,6 +1011,7 @@ class Folder:
                 "parent": os.getppid(),
                 "started_by": _started_by(),
                 "since": time.time_ns(),
+                **({"follows": former} if former else {}),
             }
         )
         try:
@@ -907,8 +1023,14 @@ class Folder:
         return Owner(self, name, _aside(fd), description)
 
     def has(self, owner: Owner) -> bool:
-        """Whether the owner's lock is still where it was."""
-        return owner.name + _LOCK in self.names()
+        """Whether the owner's lock is still where it was, as far as can be told."""
+        try:
+            (self._path / (owner.name + _LOCK)).lstat()  # which works without descriptors, too
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        return True
 
     def owners(self) -> list[str]:
         """Return the names of all owners, the oldest first."""
@@ -916,48 +1038,61 @@ class Folder:
 
     def segments_of(self, name: str) -> list[str]:
         """Return the names of an owner's files, oldest first."""
-        own = f"{name}."
-        return sorted(each for each in self.names() if each.startswith(own) and each.endswith(_SEGMENT))
+        return _segments_of(name, self.names())
+
+    @contextlib.contextmanager
+    def _opened_lock(self, name: str, flags: int) -> Iterator[int]:
+        """Open an owner's lock for the block; `forget` lets go of it in a child that is forked meanwhile."""
+        fd = self.open(name + _LOCK, flags)
+        self._locks.add(fd)
+        try:
+            yield fd
+        finally:
+            self.let_go(fd)
+
+    def let_go(self, fd: int) -> None:
+        """Close the descriptor of a lock."""
+        self._locks.discard(fd)
+        with contextlib.suppress(OSError):  # the program may have closed it
+            os.close(fd)
+
+    def forget(self) -> None:
+        """After a fork, in the child: let go of the parent's locks, and of those that it was looking at."""
+        for fd in list(self._locks):
+            self.let_go(fd)
 
     def look_at(self, name: str) -> tuple[dict[str, object] | None, bool]:
         """Return what an owner says about itself (None: nothing that we understand), and whether it is alive."""
-        try:
-            fd = self.open(name + _LOCK, os.O_RDONLY)
-        except OSError:
-            return None, False
-        try:
-            return _description(fd), not _lock(fd)
-        except OSError:
-            return None, True
-        finally:
-            os.close(fd)
+        with contextlib.suppress(OSError), self._opened_lock(name, os.O_RDONLY) as fd:
+            try:
+                return _description(fd), not _lock(fd)
+            except OSError:
+                return None, True
+        return None, False
+
+    def read_description(self, name: str) -> dict[str, object] | None:
+        """Return what an owner says about itself, None if it says nothing that we understand."""
+        with contextlib.suppress(OSError), self._opened_lock(name, os.O_RDONLY) as fd:
+            return _description(fd)
+        return None
 
     def claim(self, name: str) -> Owner | None:
         """Take a dead owner's place; None if it is alive, or of a newer version."""
-        try:
-            fd = self.open(name + _LOCK, os.O_RDWR)
-        except OSError:
-            return None
-        said = _description(fd)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._opened_lock(name, os.O_RDWR) as fd:
+            said = _description(fd)
             if said is not None and _lock(fd):
-                since = said.get("since")
-                return Owner(self, name, fd, b"", since if isinstance(since, int) else 0)
-        os.close(fd)
+                self._locks.add(kept := os.dup(fd))
+                return Owner(self, name, kept, b"", said)
         return None
 
     def sweep(self, name: str) -> None:
         """Remove the lock of an owner that died before it had said or written anything."""
         if _OWNER.fullmatch(name) is None:
             return
-        with contextlib.suppress(OSError):
-            fd = self.open(name + _LOCK, os.O_RDWR)
-            try:
-                # Asked when nobody else can be writing into it.
-                if _lock(fd) and not os.fstat(fd).st_size and not self.segments_of(name):
-                    self.remove(name + _LOCK)
-            finally:
-                os.close(fd)
+        with contextlib.suppress(OSError), self._opened_lock(name, os.O_RDWR) as fd:
+            # Asked when nobody else can be writing into it.
+            if _lock(fd) and not os.fstat(fd).st_size and not self.segments_of(name):
+                self.remove(name + _LOCK)
 
     def accounts(self) -> dict[str, str]:
         """Return which destination has turned out to be which account, by the account's partition."""
@@ -978,6 +1113,11 @@ class Folder:
         said = {"destination": destination, "partition": partition}
         with contextlib.suppress(OSError):
             self.append(_ACCOUNTS, orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE), os.O_CREAT)
+
+
+def _segments_of(owner: str, names: list[str]) -> list[str]:
+    own = f"{owner}."
+    return sorted(each for each in names if each.startswith(own) and each.endswith(_SEGMENT))
 
 
 def _description(fd: int) -> dict[str, object] | None:

@@ -84,6 +84,7 @@ _LOADED_AT_ONCE = 500
 _ADOPT_SECONDS = 10.0
 _QUOTA_SECONDS = 5.0
 _READ_RETRY_SECONDS = 1.0
+_FAMILY_SECONDS = 1.0
 
 
 class _Bell:
@@ -137,6 +138,9 @@ class Worker:
         self._shelf = Shelf()
         self._reading: _Reading | None = None
         self._half_here: set[str] = set()  # instances that come back from disk, perhaps not wholly yet
+        self._taken_over: set[str] = set()  # instances of which another process may still have something
+        self._has_family: bool | None = False  # whether one has; None: it is to be looked
+        self._family_at = 0.0
         self._has_forked = False
         self._is_forking = False
         self._adopt_at = 0.0
@@ -609,7 +613,7 @@ class Worker:
             step = self._outbox.next(now)
             if not isinstance(step, Send) and not self._has_room_to_load():
                 # What is held keeps out what it is held for.
-                self._outbox.held_finishes = Finishes.NONE
+                self._outbox.held_finishes, self._outbox.held_runs = Finishes.NONE, ()
                 step = self._outbox.next(now)
                 self._hold_finishes(now)
         if isinstance(step, Send):
@@ -632,8 +636,10 @@ class Worker:
         if self._has_forked and (is_reading_others or is_about_to):
             held = Finishes.ALL
         else:
-            held = Finishes.RETURNED if is_reading_others else Finishes.NONE
+            is_open = is_reading_others or self._has_family is None
+            held = Finishes.RETURNED if is_open else Finishes.NONE
         self._outbox.held_finishes = held
+        self._outbox.held_runs = self._taken_over if self._has_family else ()
 
     def _has_room_to_load(self) -> bool:
         """Whether more may come back from disk."""
@@ -694,6 +700,7 @@ class Worker:
         spool.build_schemas()
         self._note_quiet(spool)
         self._keep_quota(spool)
+        self._look_for_family(spool)
         with self._lock:
             has_room = not self._outbox.is_in_trouble and self._has_room_to_load()
         if not has_room:
@@ -713,6 +720,17 @@ class Worker:
             else:
                 self._reading = reading
         return bool(found)
+
+    def _look_for_family(self, spool: Spool) -> None:
+        """Let runs that were taken over wait for what the children of their process have of them."""
+        is_reading_others = self._reading is not None and self._reading.segment is None
+        now = time.monotonic()
+        if is_reading_others or self._has_family is False or (self._has_family and now < self._family_at):
+            return
+        self._family_at = now + _FAMILY_SECONDS
+        self._has_family = spool.has_family()
+        if not self._has_family:
+            self._taken_over = set()
 
     def _keep_quota(self, spool: Spool) -> None:
         now = time.monotonic()
@@ -771,6 +789,9 @@ class Worker:
             return
         if not isinstance(fact, (SpanEnded, QualityRecorded)):
             self._half_here.add(fact.instance_id)
+            if reading.segment is None:
+                self._taken_over.add(fact.instance_id)
+                self._has_family = None
         if found.is_suspect:
             self._outbox.suspect(fact.id)  # type: ignore[union-attr] # a span
         if found.strike is not None:

@@ -33,7 +33,7 @@ from prefactor_trace._record import (
 )
 from prefactor_trace._schema import Schema
 from prefactor_trace._shelf import Settled, Shelf
-from prefactor_trace._spool import Spool
+from prefactor_trace._spool import Folder, Spool
 
 HERE = "here"
 is_root = os.getuid() == 0
@@ -160,7 +160,7 @@ WRITING = """
 import sys, itertools
 from pathlib import Path
 from prefactor_trace._record import SpanStarted
-from prefactor_trace._spool import Spool
+from prefactor_trace._spool import Folder, Spool
 spool = Spool(Path(sys.argv[1]), "here", segment_bytes=5_000)
 for number in itertools.count():
     assert spool.write(SpanStarted(f"span{number}", "run", None, "type", "name", number, b"{}", True))
@@ -405,6 +405,171 @@ def outside(tmp_path):
     assert b"precious" == path.read_bytes()
     assert 0o644 == stat.S_IMODE(path.stat().st_mode)
     assert not path.with_name("nothing").exists()
+
+
+class TestWhole:
+    """What is taken over of a process is taken over as a whole."""
+
+    FACTS = (
+        registered(),
+        began(),
+        *[each for n in range(40) for each in (started(f"{n}"), ended(f"{n}"))],
+        finished(),
+    )
+
+    @pytest.mark.parametrize("free", range(2, 12))
+    def test_files_that_cannot_be_opened(self, folder, free):
+        """With too few descriptors to read a file of it, nothing of it is told, or all, and no end is made up."""
+        leave(folder, *self.FACTS, segment_bytes=1_000)
+        assert len(files(folder, ".seg")) > 3
+
+        def work():
+            house = House(folder)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(free)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, hard))
+            for each in taken[: free // 3]:
+                os.close(each)
+            before = told(house.facts())
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            return before, told(house.facts())
+
+        before, after = in_child(work)
+        assert before in ([], told(self.FACTS))
+        assert [*before, *after] == told(self.FACTS)
+
+    def test_a_file_that_goes_bad_while_it_is_read(self, folder, monkeypatch):
+        """What was read is told, and the rest when it can be read: no end is made up in between."""
+        leave(folder, *self.FACTS, segment_bytes=1_000)
+        house, read, bad = House(folder), Folder.read, files(folder, ".seg")[2]
+        monkeypatch.setattr(
+            Folder, "read", lambda it, segment: None if segment.name == bad else read(it, segment)
+        )
+        before = house.facts()
+        monkeypatch.undo()
+        after = house.facts()
+
+        assert told(before) == told(self.FACTS)[: len(before)]
+        assert 0 < len(before) < len(self.FACTS)
+        assert {*map(str, told(before)), *map(str, told(after))} == {*map(str, told(self.FACTS))}
+
+    def test_a_backup_made_of_links(self, folder, tmp_path):
+        """Files that have a second name elsewhere are read like others."""
+        leave(folder, *self.FACTS, segment_bytes=1_000)
+        for name in files(folder, ".seg"):
+            os.link(folder / name, tmp_path / name)
+        assert told(House(folder).facts()) == told(self.FACTS)
+
+    def test_a_process_that_was_two_owners(self, folder):
+        """A program that closes all files goes on as another owner: its facts are taken over as those of one."""
+
+        def work():
+            house = House(folder)
+            house.tell(registered(), began(), started("a"))
+            os.closerange(_spool._HIGH, 4_096)
+            house.tell(ended("a"), finished())
+            return len(House(folder).adopt())
+
+        child = Child(work)
+        assert child.said == 0
+        assert len(files(folder, ".lock")) == 2
+        assert House(folder).facts() == []  # it lives
+        child.kill()
+        assert told(House(folder).facts()) == told(
+            [registered(), began(), started("a"), ended("a"), finished()]
+        )
+
+    def test_a_start_whose_segment_is_gone(self, folder):
+        """A run that was started is not started again, though only its registration is left."""
+
+        def work():
+            house = House(folder, segment_bytes=400)
+            house.tell(
+                registered(),
+                *[started(f"{n}") for n in range(3)],
+                began(),
+                *[ended(f"{n}") for n in range(3)],
+            )
+            house.settle("run-register", *[f"{n}" for n in range(3)], "run-start")
+            house.tell(started("last"))
+
+        in_child(work)
+        assert [each for each in House(folder).facts() if isinstance(each, InstanceStarted)] == []
+
+
+class TestFamily:
+    """A run that was taken over waits for what the children of its process have of it."""
+
+    def family(self, folder, then):
+        """Let a process write, and its child, whose number it says. Return what *then* makes of that."""
+
+        def work():
+            house = House(folder)
+            house.tell(registered(), began())
+
+            def in_it():
+                house.spool.forget()
+                House(folder).tell(started("a"), ended("a"))
+                return os.getpid()
+
+            return Child(in_it).said
+
+        parent = Child(work)
+        try:
+            return then(parent)
+        finally:
+            for pid in (parent.said, parent.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def test_a_child_that_lives(self, folder):
+        """It may go on recording into the run, or be about to deliver."""
+
+        def then(parent):
+            parent.kill()
+            house = House(folder)
+            assert [] == [each for each in house.facts() if isinstance(each, SpanStarted)]
+            return house.spool.has_family()
+
+        assert self.family(folder, then)
+
+    def test_a_child_that_another_process_has_taken_over(self, folder):
+        """It is in its files still, and will be delivered from there."""
+
+        def then(parent):
+            os.kill(parent.said, signal.SIGKILL)
+            other = House(folder)
+            while not (found := other.facts()):  # until the kernel has let go of its lock
+                time.sleep(0.001)
+            assert told(found) == told([started("a"), ended("a")])
+            parent.kill()
+            house = House(folder)
+            house.facts()
+            before = house.spool.has_family()
+            other.settle("a")
+            return before, house.spool.has_family()
+
+        assert self.family(folder, then) == (True, False)
+
+    def test_not_for_ever(self, folder, monkeypatch):
+        """After a few minutes the run is finished all the same."""
+        monkeypatch.setattr(_spool, "_FAMILY_SECONDS", 0.0)
+
+        def then(parent):
+            parent.kill()
+            house = House(folder)
+            house.facts()
+            return house.spool.has_family()
+
+        assert not self.family(folder, then)
+
+    def test_others(self, folder):
+        """Processes that have nothing to do with it are not waited for."""
+        leave(folder, registered())
+        other, house = House(folder), House(folder)
+        other.tell(registered("other"))
+        house.facts()
+        assert not house.spool.has_family()
 
 
 class TestPlanted:
@@ -1448,22 +1613,56 @@ class TestDisk:
         assert [] == at_the_end
 
     @pytest.mark.parametrize("limit", [900, 1_000, 1_017, 2_000])
-    def test_full_while_writing(self, folder, at_once, limit):
-        """When the disk is full, facts that returned a segment are all there; the others stay in memory."""
+    def test_no_file_may_grow(self, folder, limit):
+        """Where a file may not become larger, recording goes on in the next, and all of it is there."""
 
         def work():
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             whole = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, whole[1]))  # of each file
             house = House(folder)
-            results = [house.spool.write(started(f"{number}")) is not None for number in range(60)]
-            return results, house.spool.failure
+            house.tell(*[started(f"{number}") for number in range(60)])
+            return house.spool.failure
 
-        results, _ = in_child(work)
-
-        assert {True, False} == set(results)
+        assert in_child(work) is None
         found = [each.id for each in House(folder).facts() if isinstance(each, SpanStarted)]
-        assert [str(number) for number, is_there in enumerate(results) if is_there] == found
+        assert [str(number) for number in range(60)] == found
+
+    def test_not_even_one_fact(self, folder, at_once):
+        """Where not even one fact has room in a file, facts stay in memory, and nothing is left behind."""
+
+        def work():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (400, whole[1]))
+            spool = Spool(folder, HERE)
+            return [
+                spool.write(started(f"{number}", payload=b"x" * 400)) for number in range(20)
+            ], spool.failure
+
+        results, failure = in_child(work)
+        assert failure
+        assert [None] * 20 == results
+        assert [] == House(folder).facts()
+
+    def test_no_descriptor_for_the_next_segment(self, folder):
+        """While there is none, facts go on into the segment there is."""
+
+        def work():
+            spool = Spool(folder, HERE, segment_bytes=2_000)
+            house = [spool.write(started("0"))]
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 100), hard))
+            taken = []
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            house += [spool.write(started(f"{number}")) for number in range(1, 60)]
+            return None not in house, spool.failure
+
+        assert in_child(work) == [True, None]
+        found = [each.id for each in House(folder).facts() if isinstance(each, SpanStarted)]
+        assert [str(number) for number in range(60)] == found
 
     def test_a_disk_of_64_kilobytes(self, tmp_path, at_once):
         """A disk that is really full: nothing is raised, nothing that was written is lost, and room is made without room."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from children import in_child
+from children import Child, in_child
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -1467,6 +1469,66 @@ class TestOtherProcesses:
         assert site.stored.count("child") == 1
         assert adds_up(ledger)
         assert ledger.pending == 0
+
+
+def wait_until(is_so):
+    began = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - began < within(20)
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+class TestFamily:
+    """What another process may have of a run that was taken over is waited for, and nobody waits with it."""
+
+    @pytest.fixture
+    def child(self, folder):
+        """Let a process record a run and die; a child of it, which lives, has something in the spool as well."""
+
+        def work():
+            spool = Spool(folder, "http://x a")
+            for fact in run_of("run"):
+                spool.write(fact)
+
+            def in_it():
+                spool.forget()
+                Spool(folder, "http://x a").write(InstanceStarted("other", 1))
+                return os.getpid()
+
+            return Child(in_it).said
+
+        parent = Child(work)
+        parent.kill()
+        yield parent.said
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(parent.said, signal.SIGKILL)
+
+    def test_the_finish_waits(self, keep, site, child):
+        """All but the finish goes; a flush and the end of the program do not wait for that, and it stays on disk."""
+        worker = keep(threaded=True)
+        put(worker, "own")
+        wait_until(lambda: sorted(site.stored) == ["own", "run-000", "run-register", "run-start"])
+        began = time.monotonic()
+        assert worker.flush(30).pending == 1
+        ledger = worker.shutdown(30)
+        assert time.monotonic() - began < within(10)
+        assert ledger[1:] == (4, {}, 1, {})
+
+        os.kill(child, signal.SIGKILL)
+        keep().take_over(20)
+        assert {*site.stored[4:]} == {"other-start", "run-finish"}
+
+    def test_until_the_child_is_gone(self, keep, site, child):
+        """When the child's files are dealt with, the run is finished."""
+        worker = keep(threaded=True)
+        put(worker, "own")
+        wait_until(lambda: "run-000" in site.stored)
+        assert "run-finish" not in site.stored
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: "run-finish" in site.stored)
+        assert site.stored.index("other-start") < site.stored.index("run-finish")
+        assert worker.shutdown(5).pending == 0
 
 
 class Spooled(RuleBasedStateMachine):

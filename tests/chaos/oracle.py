@@ -53,6 +53,7 @@ class Oracle(HostileServer):
         spans: What is stored of spans, by id.
         named: Ids of spans by the name in their content; more than one is wrong.
         arrived: When a span was first stored, by its name.
+        refuses_late: Whether a span of a run that has ended is refused; else it is stored, and counted.
         poison: Says how to refuse a span by its details, None: not at all.
         steps: Every request, in order.
         counts: `duplicate`: told again, the same; harmless. The rest is wrong:
@@ -69,6 +70,7 @@ class Oracle(HostileServer):
         self.named: dict[str, list[str]] = {}
         self.arrived: dict[str, float] = {}
         self.poison: Callable[[dict[str, Any]], Refused | None] = lambda _details: None
+        self.refuses_late = False
         self.manner: Manner = ok
         self.steps: list[Step] = []
         self.counts: Counter[str] = Counter()
@@ -240,6 +242,8 @@ class Oracle(HostileServer):
                 "orphan", f"a span of the run {details['agent_instance_id']}, which is not registered"
             )
             raise Refused(404, "not_found")
+        if self.refuses_late and self.runs[details["agent_instance_id"]]["status"] in FINAL:
+            raise Refused(409, "invalid_action")
         parent = details.get("parent_span_id")
         if parent is not None and parent not in self.spans:
             self._wrong("orphan", f"the span {own_id} below {parent}, which is not here")

@@ -282,6 +282,22 @@ def fork(options: Options) -> None:
     say(f"F {name}")
 
 
+def parent(options: Options) -> None:
+    """A child records in the run and is gone, and the parent stays for `seconds`."""
+    block, name = run_block()
+    with block as run:
+        say(f"R {name}")
+        record()
+        pid = os.fork()
+        if pid == 0:
+            for _ in range(options.number("count", 20)):
+                record(parent=run)
+            os._exit(0)
+        wait_for([pid])
+        say("left")
+        time.sleep(options.number("seconds", 60.0))
+
+
 def generations(options: Options) -> None:
     """A child of a child ... `depth` deep, each recording in the one run."""
     block, name = run_block()
@@ -415,7 +431,20 @@ def adopt(options: Options) -> None:
 
 SHAPES = {
     each.__name__: each
-    for each in (threads, tasks, nested, long_open, paced, fork, generations, processes, pool, web, adopt)
+    for each in (
+        threads,
+        tasks,
+        nested,
+        long_open,
+        paced,
+        fork,
+        parent,
+        generations,
+        processes,
+        pool,
+        web,
+        adopt,
+    )
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import httpx
 import pytest
@@ -82,6 +83,26 @@ def test_fork_while_unreachable(trial, proxy, oracle):
 
     proxy.admit()
     check(trial, oracle, subject, lines=1 + 3 + 3 * 10)
+
+
+def test_two_take_over_a_family(trial, proxy, oracle):
+    """One process has what a child left, and waits for its run; another the run, and ends it only after that."""
+    oracle.refuses_late = True
+    proxy.refuse()
+    subject = trial.start("parent", count=20)
+    subject.wait_for("left")
+    subject.process.send_signal(signal.SIGSTOP)  # it is alive, and sends nothing
+    proxy.admit()
+    of_child = trial.start("adopt", seconds=30)
+    while not oracle.counts["orphan"]:
+        assert of_child.process.poll() is None, of_child.errors
+        time.sleep(0.005)
+    subject.end()
+    of_parent = trial.start("adopt", seconds=30)
+
+    for each in (of_child, of_parent):
+        each.finish(45)
+    trial.require_whole(oracle, subject.errors, but="orphan")
 
 
 def test_fork_of_a_fork(trial, oracle):
