@@ -255,6 +255,7 @@ class Words:
             else:
                 chosen.pop(name, None)
         self._keys = {key for key in chosen if key}
+        self._most_words = max((key.count("_") + 1 for key in self._keys), default=0)
         own = {words_of(key) for key in keys if not key.startswith("-")}
         self._whole = _WHOLE - own
         joined = {key.replace("_", ""): key for key in self._keys}
@@ -303,7 +304,7 @@ class Words:
 
     def _name(self, words: str) -> str | None:
         parts = words.split("_")
-        for start in range(max(0, len(parts) - 4), len(parts)):
+        for start in range(max(0, len(parts) - self._most_words), len(parts)):
             ending = "_".join(parts[start:])
             found = self._key(ending)
             if found is None:

@@ -19,7 +19,7 @@ import prefactor_trace as pt
 from prefactor_trace import _guard, _redact
 from prefactor_trace._capture import Limits, capture, capture_exception, capture_object
 from prefactor_trace._redact import Redactor
-from prefactor_trace._secrets import Words
+from prefactor_trace._secrets import Words, words_of
 from prefactor_trace.exporters import FileExporter, MemoryExporter
 from prefactor_trace.server import LocalPlatform
 
@@ -202,6 +202,15 @@ class TestNames:
         only = Limits(redact=Redactor(("-*", "ssn")))
         assert orjson.loads(capture({"password": "a", "ssn": "b"}, only))["password"] == "a"
         assert b'"b"' not in capture({"password": "a", "ssn": "b"}, only)
+
+    @pytest.mark.parametrize("key", ["my_customer_tax_identification_number", "nationalIdCardNumberBack"])
+    def test_a_key_of_many_words(self, key):
+        """A name of any number of words counts, alone and behind others."""
+        ours = Limits(redact=Redactor((key,)))
+        for name in (key, words_of(key).upper(), f"old-{key}", f"{key}_2"):
+            assert b"canary" not in capture({name: "canary"}, ours)
+            assert b"canary" not in capture(f"x {name}=canary", ours)
+        assert b"canary" in capture({key.partition("_")[2] or key[8:]: "canary"}, ours)
 
     @pytest.mark.parametrize(
         "value",
