@@ -513,8 +513,14 @@ _SHAPED = re.compile(
     )
 )
 _RUN = re.compile(r"[A-Za-z0-9_.~+/=:?&%\\-]{12,}")
-# Behind a backslash stand a letter, or u and four digits: a line's end, say, in JSON or a repr inside of text.
-_BOUNDARY = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4}))(?=[A-Za-z0-9?&;%])")
+# What ends in a letter or digit and is none of the word behind it: an escape of JSON, of a repr or of a URL, and the
+# codes that colour what a terminal shows.
+_BEHIND = (
+    r"(?:(?<![A-Za-z0-9])|(?<=[\\%\[;0-9a-fA-F][A-Za-z0-9])"  # the rest is looked at for few
+    r"(?:(?<=\\[nrtbfav0])|(?<=\\u[0-9a-fA-F]{4})|(?<=\\x[0-9a-fA-F]{2})|(?<=%[0-9a-fA-F]{2})"
+    r"|(?<=\[[mK])|(?<=[\[;][0-9][mK])|(?<=[\[;][0-9]{2}[mK])|(?<=[\[;][0-9]{3}[mK])))"
+)
+_BOUNDARY = re.compile(rf"(?=[A-Za-z0-9?&;%]){_BEHIND}")
 _KEY_BEGINS = re.compile(_PRIVATE_KEY)
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _URLS = re.compile(_URL)
@@ -523,7 +529,7 @@ _ENCODED_URLS = re.compile(
     r"%3[aA](?:/|%2[fF]){2}[^\s/?#%\"'<>]{0,128}%3[aA](?P<pass>[^\s\"'<>&]{1,256}?)%40"
 )
 _CREDENTIALS = re.compile(
-    rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf]))(?P<scheme>{_SCHEMES})(?:\s|\\+[nt]|%20)+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
+    rf"(?=[bB]){_BEHIND}(?P<scheme>{_SCHEMES})(?:\s|\\+[nt]|%20)+(?P<value>[A-Za-z0-9+/._~=-]{{6,}})"
 )
 _TAIL = re.compile(
     "(?:"

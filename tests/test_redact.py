@@ -100,6 +100,8 @@ CONTEXTS = {
     "wide spaces": ("password\xa0=\xa0{}", "q1w2e3"),
     "bearer on two lines": ("it sent Bearer\n{}", f"t1{MIXED}"),
     "a name in the value": ("pwd={}", "mypassword"),
+    "bearer, coloured": ("it sent \x1b[1mBearer {}\x1b[0m today", f"t0{MIXED}"),
+    "bearer, encoded": ("?h=%22Bearer%20{}%22", f"t0{MIXED}"),
     "bearer alone": ("it sent Bearer {} today", f"t0{MIXED}"),
     "digest": ('Authorization: Digest user="u", response="{}"', "e2r4t6"),
     "command line": ("run --password {} --limit 5", "q1w2e3"),
@@ -288,6 +290,13 @@ class TestText:
             json.dumps({"x": f"first\n{secret}"}),
             json.dumps(json.dumps({"x": f"first\t{secret}"})),
             f"a\0{secret}",
+            f"\x1b[32m{secret}\x1b[0m",
+            f"\x1b[01;31m\x1b[K{secret}\x1b[m\x1b[K",
+            json.dumps(f"\x1b[38;5;196m{secret}\x1b[0m"),
+            f"https://x.example/?q=%22{secret}%22&to=%20{secret}",
+            f"%3A{secret}",
+            repr(b"\x00" + secret.encode()),
+            repr("\x7f" + secret),
         ):
             kept = recorded(value)
             assert secret.encode() not in kept
