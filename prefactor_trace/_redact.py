@@ -18,6 +18,7 @@ parsed and rebuilt. That takes at most `_MOST_SECONDS` or so of CPU: what is lef
 from __future__ import annotations
 
 import os
+import re
 import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -358,8 +359,11 @@ class _Rebuild:
         of_pairs = type(value[0] if value else None) is list and not [
             each for each in value if type(each) is not list or len(each) != 2
         ]
+        hidden = self._words.arguments(value, self._deadline.is_over) if _is_command(value) else {}
+        is_flat = _is_flat(value)
         for item in value:
-            if not len(items) & 63 and self._deadline.is_over():
+            place = len(items)
+            if not place & 63 and self._deadline.is_over():
                 self.has_found = True
                 items.append(_UNSEARCHED)
                 break
@@ -369,11 +373,18 @@ class _Rebuild:
                 items.append(marker("private_key", item))  # a key that was split into lines
             elif of_pairs:
                 items.append(self._list(item, depth + 1, is_pair=True))
-            elif len(value) == 2 and len(items) == 1:
-                items.append(self._second(value[0], item, depth, is_pair=is_pair))
+            elif place in hidden:
+                items.append(self._argument(item, *hidden[place]))
+            elif (len(value) == 2 or is_flat) and place & 1:
+                items.append(self._second(value[place - 1], item, depth, is_pair=is_pair))
             else:
                 items.append(self.value(item, depth))
         return items
+
+    def _argument(self, item: str, kind: str, start: int) -> Any:
+        """Rebuild *item*, an argument of a command that is secret from *start* on."""
+        self.has_found = True
+        return f"{item[:start]}[redacted:{kind}:{_digest(item[start:])}]" if start else marker(kind, item)
 
     def _second(self, first: Any, item: Any, depth: int, *, is_pair: bool) -> Any:
         """Rebuild *item*, the second of two: headers are lists of [name, value], too.
@@ -393,6 +404,21 @@ class _Rebuild:
         return self.value(item, depth)
 
 
+def _is_command(items: list[Any]) -> bool:
+    """Say whether *items* can be a command and its arguments."""
+    return any(type(each) is str and _OPTION.match(each) for each in items)
+
+
+def _is_flat(items: list[Any]) -> bool:
+    """Say whether *items* are the names and values of headers by turns. Names alone are none."""
+    if not 4 <= len(items) <= _MOST_FLAT or len(items) & 1 or any(type(each) is not str for each in items):
+        return False
+    return all(map(_HEADER.match, items[::2])) and not all(map(_HEADER.match, items[1::2]))
+
+
+_OPTION = re.compile("--?[A-Za-z]")
+_MOST_FLAT = 256  # items
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,60}\Z")
 _CUT_KEYS = {"$truncated", "tail", "length"}
 _BEGIN, _END = "PRIVATE KEY-----", "-----END"
 _UNSEARCHED = {"$redacted": "unsearched"}

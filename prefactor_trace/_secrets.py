@@ -19,7 +19,9 @@ import base64
 import binascii
 import re
 import sys
-from itertools import chain, islice
+from bisect import bisect_right
+from contextlib import suppress
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -263,12 +265,12 @@ class Words:
         self._glued = tuple(word for word in _GLUED if word in self._joined or word in self._keys)
         names = _names_pattern(self._keys)
         # A whole string that is a name can have the secret beside it; one that only ends in such a word has not.
-        whole = f"[\"'][A-Za-z0-9_.-]* ?[A-Za-z0-9_.-]* ?(?:{names})\\\\{{0,3}}[\"'][,}}]"
+        whole = f"[\"'][A-Za-z0-9_.-]* ?[A-Za-z0-9_.-]* ?(?:{names})\\\\*[\"'][,}}]"
         suspects = [
             *_SUSPECTS,
             f"(?:{names})(?:{_AFTER_NAME}|>| is )",
             whole,
-            f"--[A-Za-z0-9_-]*(?:{names}) ",
+            f"--[A-Za-z0-9_-]*(?:{names})(?: |\\\\*[\"'],)",
         ]
         self.suspect = searcher("|".join(suspects))
         self._may_be_name = searcher(f"(?:{names})[^A-Za-z0-9]{{0,9}}$")
@@ -409,17 +411,8 @@ class Words:
     def _named_otherwise(
         self, text: str, start: int, end: int, look_at_clock: Callable[[], None], *, is_cut: bool
     ) -> Iterator[Found]:
-        """Find the values of `--name value` and `<name>value</name>`."""
-        position = start
-        for match in _FLAG.finditer(text, start, end):
-            if match.start() < position:  # inside of a value
-                continue
-            look_at_clock()
-            kind = self.name(match.group("name"))
-            found = _value_at(text, match.end(), match.group("name"), kind, is_sure=True) if kind else None
-            if kind and found and not _PROSE.match(text[slice(*found)][:_JUDGED]):
-                yield Found(kind, *found)
-                position = found[1]
+        """Find the values of `--name value` and `<name>value</name>`, and those that no name stands before."""
+        yield from self._flags(text, start, end, look_at_clock)
         for match in _TAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
             stop = _whole(_TAG, text, match, end) if kind else 0
@@ -430,6 +423,32 @@ class Words:
             kind = self.name(match.group("name"))
             if kind and self.is_no_word(match.group("value")):
                 yield Found(kind, match.start("value"), match.end("value"))
+        yield from self._in_commands(text, start, end, look_at_clock)
+
+    def _flags(self, text: str, start: int, end: int, look_at_clock: Callable[[], None]) -> Iterator[Found]:
+        """Find the values of `--name value` and `"--name", "value"`."""
+        position = start
+        for match in _FLAG.finditer(text, start, end):
+            if match.start() < position:  # inside of a value
+                continue
+            look_at_clock()
+            name = match.group("name")
+            kind = self.name(name)
+            found = _value_at(text, match.end(), name, kind, is_sure=True) if kind else None
+            if not kind or found is None:
+                continue
+            value = text[slice(*found)][:_JUDGED]
+            # In quotes it can also be what code says of an option.
+            is_said = "," in match.group() and (
+                _is_name(value, kind, words_of(name)) or not self.is_no_word(value) or self.is_prose(value)
+            )
+            if not (is_said or _PROSE.match(value)):
+                yield Found(kind, *found)
+                position = found[1]
+
+    def _in_commands(
+        self, text: str, start: int, end: int, look_at_clock: Callable[[], None]
+    ) -> Iterator[Found]:
         for pattern in _IN_COMMANDS:
             look_at_clock()
             for match in pattern.finditer(text, start, end):
@@ -437,11 +456,52 @@ class Words:
                 if not (_PLACEHOLDER.match(value) or _PROSE.match(value)) or self.is_no_word(value):
                     yield Found("password", match.start("value"), match.end("value"))
 
+    # -- lists ---------------------------------------------------------------------------------------------
+
+    def arguments(self, items: list[Any], is_late: Callable[[], bool]) -> dict[int, tuple[str, int]]:
+        """Return which of *items*, if they are the arguments of a command, hold a secret.
+
+        By place in the list: of what kind it is, and where in the item it begins. It goes on to the item's end.
+        """
+
+        def look_at_clock() -> None:
+            if is_late():
+                raise _LateError
+
+        texts = [item if type(item) is str else "0" if type(item) is int else "-" for item in items]
+        plain = [_NOT_IN_WORD.sub("_", each[:OVERLAP]) for each in texts]
+        starts = [0, *accumulate(len(each) + 1 for each in plain)]
+        text = " ".join(plain)
+        found: dict[int, tuple[str, int]] = {}
+        with suppress(_LateError):  # what is left of the list goes unseen
+            for start in range(0, max(1, len(text) - OVERLAP), _WINDOW - OVERLAP):
+                end = min(start + _WINDOW, len(text))
+                for one in chain(
+                    self._assignments(text, start, end, look_at_clock),
+                    self._flags(text, start, end, look_at_clock),
+                    self._in_commands(text, start, end, look_at_clock),
+                ):
+                    place = bisect_right(starts, one.start) - 1
+                    begin = one.start - starts[place]
+                    before, value = plain[place][:begin], texts[place][begin:]
+                    is_said = self.is_prose(value) or _is_name(value, one.kind, one.kind)
+                    if _BEFORE_ARGUMENT.match(before) and not is_said:
+                        found[place] = (one.kind, begin)
+        return found
+
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
 _SEPARATOR = re.compile(rf"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?){_GAP}{{0,8}}(?:\*{{2}} )?")
 _LAST_GAP = re.compile(rf"{_GAP}{{1,8}}\Z")
-_FLAG = re.compile(r"--(?P<name>[A-Za-z][A-Za-z0-9_-]{1,40})[ ]+(?=[^\s<-])")  # of a command line
+# Between two arguments of a command in a list, in JSON or as `repr` shows it; in JSON of several lines, too.
+_COMMA = r"\\{0,7}[\"'],(?:\s|\\{1,7}n){0,40}"
+_NEXT = rf"(?:\s|{_COMMA}\\{{0,7}}[\"'])"
+_FLAG = re.compile(  # of a command line
+    rf"--(?<!---)(?P<name>[A-Za-z][A-Za-z0-9_-]{{1,40}})(?:[ ]+(?=[^\s<-])|{_COMMA}(?=\\{{0,7}}[\"'][^\s\"'\\<-]))"
+)
+_NOT_IN_WORD = re.compile(r"[\s\"'`\\|;]")
+# What can stand before the secret in the same argument; behind anything else it ends before the argument does.
+_BEFORE_ARGUMENT = re.compile(r"(?:-.*|[A-Za-z0-9_.@%+-]+[:=])?\Z")
 _TAG = re.compile(r"<(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})>(?P<value>[^<>]+)")
 # A tuple of two, as `repr` shows it; and how people tell each other.
 _PAIR = re.compile(
@@ -454,17 +514,19 @@ _BESIDE = re.compile(
     rf"{_Q}(?i:value){_Q}: ?b?{_Q}(?P<value>[^\"'\n]{{4,512}})"
 )
 _SAID = re.compile(r"\b(?P<name>[A-Za-z][A-Za-z_-]{2,40}(?: key)?) is [\"'`]?(?P<value>[^\s\"'`<>]{6,512})")
-_BEFORE_FLAG = r"\s(?:[^\n|;]{0,200}?\s)?"  # what of a command stands between its name and the flag
-_ARGUMENT = r"[\"']?(?P<value>[^\s\"'-][^\s\"']{0,256})"
+# What of a command stands between its name and the flag.
+_BEFORE_FLAG = rf"{_NEXT}[^\n|;]{{0,200}}?(?<=[\s\"'])"
+_ARGUMENT = r"(?:[\"'](?![],)]))?(?P<value>[^\s\"'\\-][^\s\"']{0,256}(?<!\\))"
+_THEN = rf"(?:{_NEXT}|[ =]?[\"'\\]{{0,4}})"
 _BETWEEN = r"(?:\s|\\+[nt])+"
 _IN_COMMANDS = (
     re.compile(
-        rf"\b(?:curl|wget|https?|xh){_BEFORE_FLAG}(?:-u|-a|-U|--user|--auth|--proxy-user)[ =]?[\"'\\]{{0,4}}"
+        rf"\b(?:curl|wget|https?|xh){_BEFORE_FLAG}(?:-u|-a|-U|--user|--auth|--proxy-user){_THEN}"
         r"[A-Za-z0-9_.@%+-]{1,64}:(?P<value>[^\s\"'\\]{1,256})"
     ),
     re.compile(rf"\b(?:mysql[a-z]{{0,6}}|mariadb[a-z-]{{0,6}}){_BEFORE_FLAG}-p{_ARGUMENT}"),
-    re.compile(rf"\b(?:sshpass|(?:docker|podman) login){_BEFORE_FLAG}-p[ ]?{_ARGUMENT}"),
-    re.compile(rf"\b(?:redis-cli{_BEFORE_FLAG}-a|ldap[a-z]{{3,9}}{_BEFORE_FLAG}-w)[ ]{_ARGUMENT}"),
+    re.compile(rf"\b(?:sshpass|(?:docker|podman){_NEXT}login){_BEFORE_FLAG}-p{_NEXT}?{_ARGUMENT}"),
+    re.compile(rf"\b(?:redis-cli{_BEFORE_FLAG}-a|ldap[a-z]{{3,9}}{_BEFORE_FLAG}-w){_NEXT}{_ARGUMENT}"),
     re.compile(
         rf"\b(?:machine +(?=[^\s.]{{1,60}}\.|localhost)\S{{1,250}}{_BETWEEN}|default +)login{_BETWEEN}\S{{1,200}}{_BETWEEN}password{_BETWEEN}"
         r"(?P<value>[^\s\\\"']{1,256})"
@@ -490,9 +552,11 @@ _CUT = r"(?:\",\"(?:length|tail)\":|\.\.\. \()"  # how a text that was cut ends,
 # To count what can begin anywhere takes a state for each beginning, ten times as long in a long number. Only the closer
 # look counts.
 _COUNTED = re.compile(r"^(\[[^\]]+\])\{[0-9,]+\}")
+_ANY_NEXT = r"(?: |\\+[nt]|\\*[\"'],(?: |\\+n)*\\*[\"'])"
 _SUSPECTS = [
-    " (?:-u|-a|-U|--user|--auth|--proxy-user)[ =]?[\\\\\"']{0,4}[A-Za-z0-9_.@%+-]+:",
-    "(?:mysql[a-z]*|mariadb[a-z-]*|sshpass|redis-cli|ldap[a-z]+) -|(?:docker|podman) login ",
+    f"(?:[ \"']|\\\\+[nt])(?:-u|-a|-U|--user|--auth|--proxy-user)(?:{_ANY_NEXT}|[ =]?[\\\\\"']{{0,4}})[A-Za-z0-9_.@%+-]+:",
+    f"(?:mysql[a-z]*|mariadb[a-z-]*|sshpass|redis-cli|ldap[a-z]+){_ANY_NEXT}-",
+    f"(?:docker|podman){_ANY_NEXT}login{_ANY_NEXT}",
     r"machine +(?:[A-Za-z0-9_-]+\.|localhost)|default +login",
     *[f"{shape.head}(?:{shape.body}{{{shape.least}}}|{shape.body}*{_CUT})" for shape in _SHAPES],
     *[_COUNTED.sub(r"\1", pattern) for _, pattern in _LATE_SHAPES],

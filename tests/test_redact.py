@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import statistics
+import subprocess
 import threading
 import time
 from random import Random
@@ -376,6 +377,86 @@ class TestText:
         assert hash_ not in third
 
 
+SECRET = "S3cretPw99"
+COMMANDS = {
+    "option": ["psql", "--password", SECRET, "-h", "x"],
+    "option with a number before": ["tool", "--port", 5, "--api-key", SECRET],
+    "option at the end": ["--password", SECRET],
+    "curl": ["curl", "-u", f"bob:{SECRET}", "https://x"],
+    "wget": ["/usr/bin/wget", f"--user=bob:{SECRET}"],
+    "http": ["http", "-a", f"bob:{SECRET}", "x"],
+    "docker": ["sudo", "docker", "login", "-u", "bob", "-p", SECRET],
+    "mysql": ["mysql", "-uroot", f"-p{SECRET}", "main"],
+    "sshpass": ["sshpass", "-p", SECRET, "ssh", "host"],
+    "redis-cli": ["redis-cli", "-h", "host", "-a", SECRET],
+    "ldapsearch": ["ldapsearch", "-w", SECRET],
+    "shell": ["bash", "-c", f"mysql -p{SECRET} main"],
+    "header": ["curl", "-H", f"X-Api-Key: {SECRET}"],
+}
+
+
+class TestCommands:
+    @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+    def test_arguments(self, command):
+        """What is secret in one string is so in a list, too, and in what JSON and `repr` make of it."""
+        as_json = json.dumps({"command": command})
+        for value in (command, tuple(command), f"Command '{command}' failed", as_json, json.dumps(as_json)):
+            kept = recorded(value)
+            assert SECRET.encode() not in kept
+            assert b"redacted" in kept
+        assert SECRET.encode() not in recorded(["x" * 60] * 40 + command)
+
+    def test_what_an_error_says(self):
+        """The error of a command that failed names it."""
+        for command in COMMANDS.values():
+            assert SECRET.encode() not in capture_exception(subprocess.CalledProcessError(1, command))
+            assert SECRET.encode() not in capture_exception(subprocess.TimeoutExpired(command, 5))
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["tool", "--api-key", "S3cret two 'words'", "-x"],
+            ["tool", "--api-key=S3cret two 'words'", "-x"],
+            ["docker", "run", "-e", "DB_PASSWORD=S3cret two words", "-x"],
+        ],
+    )
+    def test_an_argument_goes_whole(self, command):
+        """A secret with spaces and quotes in it goes to the argument's end; the others stay."""
+        kept = orjson.loads(recorded(command))["value"]
+        assert not [each for each in ("S3cret", "two", "words") if each in str(kept)]
+        assert kept[-1] == "-x"
+        assert b"4711" not in recorded(["tool", "--password", 4711])
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["sort", "-u", "a:b"],
+            ["tool", "--user", "--password", "--host"],
+            ["tool", "--token", "the token to use", "--password", "required"],
+            ["docker", "run", "-u", "1000:1000", "-p", "8080:80"],
+            ["mysql", "-h", "x", "-P", "3306", "-p"],
+            ["tool", "--password", None, "--api-key", True, "--token", 12, "--secret", {"a": 1}],
+            ["tool", "--password", "PASSWORD", "--token", "$TOKEN", "--api-key", "<key>"],
+            ["git", "push", "-u", "origin", "main"],
+        ],
+    )
+    def test_other_arguments_stay(self, command):
+        """Options alone, what is said of them, and what stands for a value are no secrets."""
+        for value in (command, str(command), json.dumps(command)):
+            assert orjson.loads(recorded(value))["value"] == value
+
+    def test_headers_in_one_list(self):
+        """Names and values by turns; a list of names is none."""
+        kept = orjson.loads(recorded(["Host", "a", "X-Api-Key", SECRET, "Accept", "*/*"]))["value"]
+        assert kept[3]["$redacted"] == "api_key"
+        assert [each for each in kept if type(each) is str] == ["Host", "a", "X-Api-Key", "Accept", "*/*"]
+        for names in (
+            ["Authorization", "X-B3-TraceId", "Content-MD5", "Accept"],
+            ["password", "Content-MD5", "x y", "*"],
+        ):
+            assert orjson.loads(recorded(names))["value"] == names
+
+
 class TestCut:
     @pytest.mark.parametrize("secret", [each for each in SHAPES.values() if each != KEY])
     def test_no_part_is_left_where_a_text_was_cut(self, secret):
@@ -543,6 +624,7 @@ class TestCost:
             "sk-", "eyJ", "-eyJabc.", "://a:", "=", "password=", 'password="\\', "\\", "bearer ", ",a", "AKIA-", "password={",
             "-----BEGIN PRIVATE KEY", "12345678:", "key='", "[", '"', "a.", "xoxb-1", "token: ", "Basic QUJD", "cookie: a;", "@",
             "password=os.a", "token=1.", "pwd=a&", "password=none;", "://a:b@", "<password>", '"password": "password" ',
+            "'--password', ", "mysql ", "'mysql', ", "curl -u a", '"-u","', "\x1b[0m", "%22",
         ],
     )  # fmt: skip
     def test_time_per_byte_is_flat(self, piece):
@@ -585,6 +667,10 @@ class TestCost:
             'password="' * 1_000,
             '--token {"token":"' * 550,
             "SKTOKEN=" * 1_250,
+            ["--password"] * 1_000,
+            ["mysql"] * 1_500,
+            ["curl -u a", "-u"] * 700,
+            "'--password', " * 700,
             {"password is " * 8 + str(n): "abcdefghij" for n in range(200)},
         ],
         ids=lambda text: str(text)[:12],
