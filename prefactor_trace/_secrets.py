@@ -265,10 +265,10 @@ class Words:
         self._glued = tuple(word for word in _GLUED if word in self._joined or word in self._keys)
         names = _names_pattern(self._keys)
         # A whole string that is a name can have the secret beside it; one that only ends in such a word has not.
-        whole = f"[\"'][A-Za-z0-9_.-]* ?[A-Za-z0-9_.-]* ?(?:{names})\\\\*[\"'][,}}]"
+        whole = f"[\"'][A-Za-z0-9_.-]* ?[A-Za-z0-9_.-]* ?(?:{names})\\\\*[\"'](?:[,}}> \r\n]|\\\\+[nr])"
         suspects = [
             *_SUSPECTS,
-            f"(?:{names})(?:{_AFTER_NAME}|>| is )",
+            f"(?:{names})(?:{_AFTER_NAME}|>| is | [a-z:]+=\\\\*[\"'])",
             whole,
             f"--[A-Za-z0-9_-]*(?:{names})(?: |\\\\*[\"'],)",
         ]
@@ -391,6 +391,9 @@ class Words:
             bare = left.rstrip("\"'`\\]")
             name = bare[len(bare.rstrip(_NAME_SIGNS)) :]
             kind = self.name(name) if name else None
+            if kind is None and bare[-len(name) - 1 : -len(name)] in _BEFORE_ESCAPED:
+                name = _ESCAPED.sub("", bare[-len(name) - 1 :])
+                kind = self.name(name)
             if kind is None and bare.endswith(f" {name}"):  # "API key: ..."
                 kind = self.name(" ".join(bare[-100:].split(" ")[-2:]))
             if kind is None:
@@ -416,10 +419,12 @@ class Words:
         for match in _TAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
             stop = _whole(_TAG, text, match, end) if kind else 0
-            is_closed = text.startswith(("</", "<\\/"), stop) or (is_cut and stop == len(text))
+            is_closed = text.startswith(("</", "<\\/", "></"), stop) or (is_cut and stop == len(text))
             if kind and is_closed:  # else it stands for a value, as in `--token=<your-token>`
                 yield Found(kind, match.start("value"), stop)
-        for match in chain(*(each.finditer(text, start, end) for each in (_PAIR, _BESIDE, _SAID))):
+        for match in chain(
+            *(each.finditer(text, start, end) for each in (_PAIR, _BESIDE, _BEFORE, _PART, _SAID))
+        ):
             kind = self.name(match.group("name"))
             if kind and self.is_no_word(match.group("value")):
                 yield Found(kind, match.start("value"), match.end("value"))
@@ -491,6 +496,10 @@ class Words:
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
+_BEFORE_ESCAPED = {"\\", "%", "[", ";"}
+_ESCAPED = re.compile(
+    r"\\[nrtbf]?|%[0-9A-Fa-f]{2}|[\[;](?:[0-9]{0,3}m)?"
+)  # what of it is none of the name behind it
 _SEPARATOR = re.compile(rf"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?){_GAP}{{0,8}}(?:\*{{2}} )?")
 _LAST_GAP = re.compile(rf"{_GAP}{{1,8}}\Z")
 # Between two arguments of a command in a list, in JSON or as `repr` shows it; in JSON of several lines, too.
@@ -502,16 +511,26 @@ _FLAG = re.compile(  # of a command line
 _NOT_IN_WORD = re.compile(r"[\s\"'`\\|;]")
 # What can stand before the secret in the same argument; behind anything else it ends before the argument does.
 _BEFORE_ARGUMENT = re.compile(r"(?:-.*|[A-Za-z0-9_.@%+-]+[:=])?\Z")
-_TAG = re.compile(r"<(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})>(?P<value>[^<>]+)")
+_TAG = re.compile(
+    r"<(?:[A-Za-z][A-Za-z0-9_.-]{0,40}:)?(?P<name>[A-Za-z][A-Za-z0-9_.-]{1,60})(?:\s[^<>]{0,200})?>"
+    r"(?:<!\[CDATA\[)?(?P<value>[^<>]+)"
+)
+_Q = r"\\{0,7}[\"']"
+_WHITE = r"(?:\s|\\{1,7}[nrt]){0,40}"
 # A tuple of two, as `repr` shows it; and how people tell each other.
 _PAIR = re.compile(
-    r"[(\[]b?[\"'](?P<name>[A-Za-z0-9_.-]{1,60})[\"'], ?b?[\"'](?P<value>[^\"'\n]{4,512})[\"'][)\]]"
+    rf"[(\[]{_WHITE}b?{_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q},{_WHITE}b?{_Q}(?P<value>[^\"'\n]{{4,512}}?){_Q}"
+    rf"{_WHITE}[)\]]"
 )
-# An object of name and value, as headers can be, in JSON or as `repr` shows it.
-_Q = r"\\{0,3}[\"']"
-_BESIDE = re.compile(
-    rf"[\"'](?i:name|key|header|field){_Q}: ?b?{_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q}, ?"
-    rf"{_Q}(?i:value){_Q}: ?b?{_Q}(?P<value>[^\"'\n]{{4,512}})"
+# An object or a tag of name and value, as headers and settings can be, in JSON, as `repr` shows it, or in XML.
+_NAME_BESIDE = rf"[\"'\s](?i:name|key|header|field)(?:{_Q}: ?b?|=){_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q}"
+_VALUE_BESIDE = rf"[\"'\s](?i:value)(?:{_Q}: ?b?|=){_Q}(?P<value>[^\"'<>\n]{{4,512}}(?<!\\))"
+_OTHERS_BESIDE = r"(?=[\s,])[^{}<>]{0,120}?"
+_BESIDE = re.compile(f"{_NAME_BESIDE}{_OTHERS_BESIDE}{_VALUE_BESIDE}")
+_BEFORE = re.compile(f"{_VALUE_BESIDE}{_Q}{_OTHERS_BESIDE}{_NAME_BESIDE}")
+_PART = re.compile(  # of what a form in a browser sends
+    rf"form-data; name={_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q}(?:(?:(?:\r|\\{{1,7}}r)?(?:\n|\\{{1,7}}n)){{2}}| )"
+    r"(?P<value>(?:(?!\\{1,7}[rn])[^\s\"'<>]){4,512})"
 )
 _SAID = re.compile(r"\b(?P<name>[A-Za-z][A-Za-z_-]{2,40}(?: key)?) is [\"'`]?(?P<value>[^\s\"'`<>]{6,512})")
 # What of a command stands between its name and the flag.
@@ -552,9 +571,9 @@ _CUT = r"(?:\",\"(?:length|tail)\":|\.\.\. \()"  # how a text that was cut ends,
 # To count what can begin anywhere takes a state for each beginning, ten times as long in a long number. Only the closer
 # look counts.
 _COUNTED = re.compile(r"^(\[[^\]]+\])\{[0-9,]+\}")
-_ANY_NEXT = r"(?: |\\+[nt]|\\*[\"'],(?: |\\+n)*\\*[\"'])"
+_ANY_NEXT = r"(?:[ \t\n]|\\+[nt]|\\*[\"'],(?:[ \r\n]|\\+[rn])*\\*[\"'])"
 _SUSPECTS = [
-    f"(?:[ \"']|\\\\+[nt])(?:-u|-a|-U|--user|--auth|--proxy-user)(?:{_ANY_NEXT}|[ =]?[\\\\\"']{{0,4}})[A-Za-z0-9_.@%+-]+:",
+    f"(?:[ \t\n\"']|\\\\+[nt])(?:-u|-a|-U|--user|--auth|--proxy-user)(?:{_ANY_NEXT}|[ =]?[\\\\\"']{{0,4}})[A-Za-z0-9_.@%+-]+:",
     f"(?:mysql[a-z]*|mariadb[a-z-]*|sshpass|redis-cli|ldap[a-z]+){_ANY_NEXT}-",
     f"(?:docker|podman){_ANY_NEXT}login{_ANY_NEXT}",
     r"machine +(?:[A-Za-z0-9_-]+\.|localhost)|default +login",
@@ -698,6 +717,7 @@ def _merged(found: list[Found]) -> list[Found]:
 # ---- values in text ----------------------------------------------------------------------------------------
 
 _QUOTE = re.compile(r"(\\{0,40})([\"'`])")
+_TRIPLED = re.compile(r"(\\{0,40}[\"'])\1\1(?![\s,;:)\]}])")  # of Python and TOML
 _BRACKET = re.compile(r"[][{}]")
 # An unquoted value ends at a space or quote, and where the next `name=` begins.
 _BARE = re.compile(r"(?:(?![&;,][ ]?[A-Za-z_][A-Za-z0-9_.-]{0,40}=)[^\s\"'`<>])+")
@@ -734,6 +754,10 @@ def _value_at(text: str, start: int, name: str, kind: str, *, is_sure: bool) -> 
     *is_sure*: the name is quoted, or followed by a `=`, as names in prose are not.
     """
     quote = _QUOTE.match(text, start)
+    tripled = quote and _TRIPLED.match(text, start)
+    if tripled is not None:
+        stop = text.find(tripled.group(), tripled.end())
+        return tripled.end(), stop if stop >= 0 else len(text)
     if quote is not None:
         stop = _quoted_end(text, quote.end(), len(quote.group(1)), quote.group(2))
         return (quote.end(), stop) if stop > quote.end() else None

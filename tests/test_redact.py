@@ -363,6 +363,17 @@ class TestText:
         assert b"ary" not in kept
         assert b"stays" in kept
 
+    @pytest.mark.parametrize("name", ["api_key", "secret_key", "ntoken_x_token", "password", "X-Api-Key"])
+    @pytest.mark.parametrize("before", ["\n", "\r\n", "\t", "\n\t", "\n\n  "])
+    def test_a_name_behind_an_escape(self, name, before):
+        """In JSON a line's end is a backslash and a letter, which is none of the name on the next line."""
+        for separator in ("=", ": "):
+            text = json.dumps({"log": f"started{before}{name}{separator}c4nary22{before}ended"})
+            for value in (text, json.dumps(text)):
+                assert b"c4nary22" not in recorded(value)
+        for text in (f"?q=x%26{name}%3Dc4nary22", f"\x1b[1;32m{name}=c4nary22", f"\x1b[m{name}=c4nary22"):
+            assert b"c4nary22" not in recorded(text)
+
     def test_a_private_key_in_lines(self):
         """A private key goes even if it was split into a list of lines."""
         assert MIXED.encode() not in recorded([*KEY.splitlines(), "after"])
@@ -624,7 +635,7 @@ class TestCost:
             "sk-", "eyJ", "-eyJabc.", "://a:", "=", "password=", 'password="\\', "\\", "bearer ", ",a", "AKIA-", "password={",
             "-----BEGIN PRIVATE KEY", "12345678:", "key='", "[", '"', "a.", "xoxb-1", "token: ", "Basic QUJD", "cookie: a;", "@",
             "password=os.a", "token=1.", "pwd=a&", "password=none;", "://a:b@", "<password>", '"password": "password" ',
-            "'--password', ", "mysql ", "'mysql', ", "curl -u a", '"-u","', "\x1b[0m", "%22",
+            "'--password', ", "mysql ", "'mysql', ", "curl -u a", '"-u","', "\x1b[0m", "%22", '<password a="', '"value":"a",', 'password="""',
         ],
     )  # fmt: skip
     def test_time_per_byte_is_flat(self, piece):
@@ -671,6 +682,9 @@ class TestCost:
             ["mysql"] * 1_500,
             ["curl -u a", "-u"] * 700,
             "'--password', " * 700,
+            '<a:password a="' * 700,
+            '"value": "a", ' * 700,
+            '"name": "password", ' * 500,
             {"password is " * 8 + str(n): "abcdefghij" for n in range(200)},
         ],
         ids=lambda text: str(text)[:12],
@@ -758,6 +772,18 @@ class TestOtherWritings:
             f"{{'name': 'Authorization', 'value': '{MIXED}'}}",
             json.dumps({"name": "api_key", "value": MIXED}),
             json.dumps(json.dumps({"header": "api_key", "value": MIXED})),
+            json.dumps([{"name": "password", "value": MIXED}], indent=2),
+            json.dumps({"value": MIXED, "key": "password"}),
+            json.dumps({"value": MIXED, "type": "x", "Name": "db_password"}, indent=1),
+            json.dumps({"name": "password", "type": "text", "value": MIXED}),
+            json.dumps(["Authorization", MIXED], indent=1),
+            f'password = """{MIXED} x"""\nx=1',
+            f"api_key = '''{MIXED}'''",
+            f'<add key="Password" value="{MIXED}"/>',
+            f'<input value="{MIXED}" name="password">',
+            f'<wsse:Password Type="text">{MIXED}</wsse:Password>',
+            f"<password><![CDATA[{MIXED}]]></password>",
+            f'--x\r\nContent-Disposition: form-data; name="password"\r\n\r\n{MIXED}\r\n--x--',
             f"https://host/go?next=%2Flogin%3Fpassword%3D{MIXED}",
             f"?header=Bearer%20{MIXED}",
             f"?url=postgres%3A%2F%2Fann%3A{MIXED}%40host/db",
@@ -767,7 +793,7 @@ class TestOtherWritings:
     def test_in_text(self, text, around):
         """What `repr`, JSON and URLs make of a name and its value is recognised in longer text."""
         whole = around.format(text)
-        for value in (whole, {"a": [whole]}):
+        for value in (whole, {"a": [whole]}, json.dumps({"x": whole})):
             assert MIXED.encode() not in capture(value)
         assert MIXED.encode() not in capture_exception(ValueError(whole))
 
@@ -778,6 +804,12 @@ class TestOtherWritings:
             "{'name': 'city', 'value': 'Amsterdam'}",
             "a%3Db and c%20d",
             "password = call(",
+            '<input type="password" name="password" value="Password">',
+            '<label name="token">Token</label><tokens count="4">many</tokens>',
+            '{"name": "city", "value": "Amsterdam22"}, {"name": "password", "type": "string"}',
+            'form-data; name="city"\r\n\r\nAmsterdam22',
+            'def f(password="", token="", user="Amsterdam22"): pass',
+            "{'password': '', 'city': 'Amsterdam22'}",
         ],
     )
     def test_nothing_else(self, text):
