@@ -21,6 +21,7 @@ import os
 import re
 import threading
 from itertools import pairwise
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import orjson
@@ -244,9 +245,9 @@ def _without_beginning(text: str, form: str) -> str:
     for _ in range(_MOST_BEGINNINGS):
         if position < 0:
             break
-        cut = text.find("... (", position)
-        end = cut if cut >= 0 else len(text)
-        if end - position <= len(form) and form.startswith(text[position:end]):
+        here = text[position : position + len(form)]
+        end = position + len(commonprefix((here, form)))  # noqa: RUF071 - of signs, not of folders
+        if _CUT.match(text, end):
             text = f"{text[:position]}{_HIDDEN}{text[end:]}"
         position = text.find(begins, position + 1)
     return text
@@ -255,6 +256,8 @@ def _without_beginning(text: str, form: str) -> str:
 _HIDDEN = "[redacted:Secret]"
 _SHORTEST_VALUE = 4  # characters behind a name; what is shorter stands in many a text by chance
 _SHORTEST_BEGINNING = 6
+# How a text ends that was cut: by its length, or as capture writes it, in JSON inside of the text.
+_CUT = re.compile(r"\.\.\. \(|\\{0,15}\",\\{0,15}\"(?:tail|length)\\{0,15}\":|\Z")
 _MOST_BEGINNINGS = 100
 _LONGEST_NAME = 100
 _SHORT = 32

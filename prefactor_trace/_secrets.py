@@ -419,14 +419,18 @@ class Words:
         for match in _TAG.finditer(text, start, end):
             kind = self.name(match.group("name"))
             stop = _whole(_TAG, text, match, end) if kind else 0
-            is_closed = text.startswith(("</", "<\\/", "></"), stop) or (is_cut and stop == len(text))
+            is_closed = text.startswith(("</", "<\\/", "></"), stop) or (is_cut and text[stop:] in _CUT_ENDS)
             if kind and is_closed:  # else it stands for a value, as in `--token=<your-token>`
                 yield Found(kind, match.start("value"), stop)
-        for match in chain(
-            *(each.finditer(text, start, end) for each in (_PAIR, _BESIDE, _BEFORE, _PART, _SAID))
-        ):
+        for match in chain(*(each.finditer(text, start, end) for each in (_BESIDE, _BEFORE, _PART, _SAID))):
             kind = self.name(match.group("name"))
             if kind and self.is_no_word(match.group("value")):
+                yield Found(kind, match.start("value"), match.end("value"))
+        for match in _PAIR.finditer(text, start, end):
+            kind = self.name(match.group("name"))
+            is_last = is_cut and match.end() == len(text)
+            is_whole = bool(match.group("closed")) and self.is_no_word(match.group("value"))
+            if kind and (is_whole or is_last):
                 yield Found(kind, match.start("value"), match.end("value"))
         yield from self._in_commands(text, start, end, look_at_clock)
 
@@ -500,6 +504,7 @@ _BEFORE_ESCAPED = {"\\", "%", "[", ";"}
 _ESCAPED = re.compile(
     r"\\[nrtbf]?|%[0-9A-Fa-f]{2}|[\[;](?:[0-9]{0,3}m)?"
 )  # what of it is none of the name behind it
+_CUT_ENDS = ("", "<", "<\\", ">", "><")
 _SEPARATOR = re.compile(rf"(?:=>|:=|(?<![=!<>])[=:](?!=|//)|%3[DdAa](?:%20)?){_GAP}{{0,8}}(?:\*{{2}} )?")
 _LAST_GAP = re.compile(rf"{_GAP}{{1,8}}\Z")
 # Between two arguments of a command in a list, in JSON or as `repr` shows it; in JSON of several lines, too.
@@ -519,8 +524,8 @@ _Q = r"\\{0,7}[\"']"
 _WHITE = r"(?:\s|\\{1,7}[nrt]){0,40}"
 # A tuple of two, as `repr` shows it; and how people tell each other.
 _PAIR = re.compile(
-    rf"[(\[]{_WHITE}b?{_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q},{_WHITE}b?{_Q}(?P<value>[^\"'\n]{{4,512}}?){_Q}"
-    rf"{_WHITE}[)\]]"
+    rf"[(\[]{_WHITE}b?{_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q},{_WHITE}b?{_Q}"
+    rf"(?P<value>[^\"'\n]{{1,512}}?)(?:{_Q}{_WHITE}(?:(?P<closed>[)\]])|\Z)|\Z)"
 )
 # An object or a tag of name and value, as headers and settings can be, in JSON, as `repr` shows it, or in XML.
 _NAME_BESIDE = rf"[\"'\s](?i:name|key|header|field)(?:{_Q}: ?b?|=){_Q}(?P<name>[A-Za-z0-9_.-]{{1,60}}){_Q}"

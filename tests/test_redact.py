@@ -488,12 +488,29 @@ class TestCut:
             "https://u:q1-q1-q1@host",
             "Bearer q1-q1-q1-q1-q1-q1",
             "<password>q1-q1-q1",
+            "<password>q1-q1-q1</password>",
+            "<password><![CDATA[q1-q1-q1]]></password>",
+            '("password", "q1-q1-q1")',
+            "['password', 'q1-q1-q1']",
         ],
     )
     def test_values_that_were_cut(self, text):
         """Nor does the value of a name, the password of a URL, or a credential."""
         for end in range(text.index("q1") + 2, len(text)):
             assert "q1" not in capture(["-" * 20 + " " + text], Limits(max_string=21 + end)).decode()
+
+    def test_what_a_mark_has_hidden(self):
+        """Nor the beginning of what is marked `Secret`, where an argument of an error was cut, in a text or in a dict."""
+        secret = "c4nary22 of 'two' words"
+        for length in range(700, 760, 3):
+            for value in ("y" * length + secret + "z" * 3_000, f"{'y' * length}{secret}"):
+                for error in (
+                    ValueError(value),
+                    ValueError({"body": value}),
+                    ValueError([{"a": {"b": value}}]),
+                ):
+                    kept = capture_exception(error, Limits(max_string=750), hidden=(secret,))
+                    assert b"c4nary" not in kept
 
     @pytest.mark.parametrize("secret", SHAPES.values())
     def test_no_part_is_left_where_the_end_of_a_text_begins(self, secret):
