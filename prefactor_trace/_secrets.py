@@ -125,7 +125,12 @@ _LATE_SHAPES = (
 _PRIVATE_KEY = "-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY"
 # A password in a URL is taken to end at the last @: what was put in unescaped may hold any sign but a space. A port is
 # none.
-_URL = r"://(?P<user>[^\s/?#:@\"'<>\\]{0,128}):(?![0-9]{1,5}(?:[/?#]|$))(?P<pass>[^\s\"'<>]{1,256}@)"
+# One quote can be in it as well, in the middle of a word. Tokens can be long: they are taken even if what is behind
+# them was cut off.
+_URL_USER = r"://(?P<user>[^\s/?#:@\"'<>\\]{0,128}):(?![0-9]{1,5}(?:[/?#]|$))"
+_IN_URL = re.compile(r"[^\s\"'<>]{0,256}")
+_QUOTE_IN_URL = re.compile(r"(?<=[A-Za-z0-9\\])[\"'](?=[A-Za-z0-9])[^\s\"'<>]{1,256}")
+_TOKEN_IN_URL = re.compile(r"[A-Za-z0-9._~%+/=-]{257,}")
 _SCHEMES = r"(?:[bB]earer|BEARER|[bB]asic|BASIC)"
 
 # ---- names -------------------------------------------------------------------------------------------------
@@ -588,7 +593,8 @@ _SUSPECTS = [
     f"[MNO][A-Za-z0-9_-]{{23,25}}\\.[A-Za-z0-9_.-]*{_CUT}",
     f"eyJ[A-Za-z0-9_.-]{{0,40}}{_CUT}",
     "PRIVATE KEY",
-    rf"://[^ /?#:@\"'<>]*:[^ \"'<>]*(?:@|{_CUT})",
+    rf"://[^ /?#:@\"'<>]*:[^ \"'<>]*(?:[\"'][A-Za-z0-9][^ \"'<>]*)?(?:@|{_CUT})",
+    "://[^ /?#:@\"'<>]*:[0-9]*[^0-9/?# \"'<>][^ \"'<>]*$",  # it goes on behind a window
     "%3[aA](?:/|%2[fF]){2}[^ /?#%\"'<>]*%3[aA][^ \"'<>]*%40",
     rf"{_SCHEMES}(?:[ \t\r\n]|\\+[nt]|%20)+(?:[A-Za-z0-9+/._~=-]{{6}}|[A-Za-z0-9+/._~=-]*{_CUT})",
 ]
@@ -611,7 +617,7 @@ _BEHIND = (
 _BOUNDARY = re.compile(rf"(?=[A-Za-z0-9?&;%]){_BEHIND}")
 _KEY_BEGINS = re.compile(_PRIVATE_KEY)
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_URLS = re.compile(_URL)
+_URLS = re.compile(_URL_USER)
 # The same inside of another URL.
 _ENCODED_URLS = re.compile(
     r"%3[aA](?:/|%2[fF]){2}[^\s/?#%\"'<>]{0,128}%3[aA](?P<pass>[^\s\"'<>&]{1,256}?)%40"
@@ -645,15 +651,32 @@ class _LateError(Exception):
 def _shaped(text: str, start: int, end: int, look_at_clock: Callable[[], None]) -> Iterator[Found]:
     for run in _RUN.finditer(text, start, end):
         yield from _shapes_in(text, run.start(), run.end(), look_at_clock)
+    position = start
     for match in _URLS.finditer(text, start, end):
-        whole = _URLS.match(text, match.start()) or match  # it may go on behind *end*
-        yield Found("password", whole.start("pass"), whole.end("pass") - 1)
+        stop = _url_password_end(text, match.end()) if match.start() >= position else 0
+        if stop > match.end():
+            yield Found("password", match.end(), stop)
+            position = stop
     for match in _ENCODED_URLS.finditer(text, start, end):
         yield Found("password", match.start("pass"), match.end("pass"))
     for match in _CREDENTIALS.finditer(text, start, end):
         if _is_credential(match.group("scheme").lower(), match.group("value")):
             stop = _whole(_CREDENTIALS, text, match, end)
             yield Found(match.group("scheme").lower(), match.start("value"), stop)
+
+
+def _url_password_end(text: str, start: int) -> int:
+    """Return where the password ends that may begin at *start*; not behind it if there is none."""
+    run = _IN_URL.match(text, start)
+    stop = run.end() if run else start
+    at = text.rfind("@", start, stop)
+    if at > start:
+        return at
+    if stop == start + 256:
+        token = _TOKEN_IN_URL.match(text, start)
+        return token.end() if token else start
+    rest = _QUOTE_IN_URL.match(text, stop)
+    return text.rfind("@", stop, rest.end()) if rest else start
 
 
 def _private_keys(text: str, is_late: Callable[[], bool]) -> Iterator[Found]:

@@ -84,6 +84,8 @@ CONTEXTS = {
     "bearer": ("Authorization: Bearer {}", f"t0{MIXED}"),
     "basic": ("curl -H 'Authorization: Basic {}'", "dXNlcjpodW50ZXIy"),
     "url": ("postgres://admin:{}@db.example.com:5432/prod", "hunt@er/2"),
+    "url with a quote": ("postgres://u:{}@host/db", "S3cret'Pw99"),
+    "url with another quote": ("postgres://u:{}@host/db", 'S3cret"Pw99'),
     "redis": ("redis://:{}@localhost", "hunter2"),
     "query": ("https://x.example/?a=1&api_key={}&b=2", "q1w2e3"),
     "signature": ("https://x.blob.example/f?sv=1&sig={}&se=2", "abcdEFGH1234567890%2B"),
@@ -131,6 +133,7 @@ PROSE = [
     "risk-adjusted-portfolio-management-for-beginners and disk-usage-monitoring",
     "Set max_tokens=100 and token_count: 5, then call task-runner-with-a-long-name.",
     "basic understanding of bearer bonds; bearer of bad news",
+    "{'url':'http://host:8080','mail':'a@b.example'} ['http://host:x','a@b.example']",
     "http://localhost:8080/users/a@b.example and mailto:a@b.example",
     "api_key=os.environ['OPENAI_API_KEY']; password=getpass(); token = settings.token",
     "password: required, token: expired, secret: missing",
@@ -351,6 +354,16 @@ class TestText:
         kept = orjson.loads(recorded("see https://bob:hunter2@x.example/p?q=1 now"))["value"]
         assert kept.startswith("see https://bob:[redacted:password:")
         assert kept.endswith("]@x.example/p?q=1 now")
+
+    @pytest.mark.parametrize("length", [250, 300, 700, 1_000, 3_000])
+    def test_a_long_token_in_a_url(self, length):
+        """Tokens stand in URLs as well; they are found wherever in a text they are, and where it was cut."""
+        token = (MIXED * 100)[:length]
+        for before in range(0, 1_100, 61):
+            text = f"{'x ' * before}https://aws:{token}@x.example/pypi/ {'y ' * 600}"
+            for kept in (recorded(text), capture([text], Limits(max_string=2 * before + length))):
+                assert MIXED[:8].encode() not in kept
+            assert b"https://aws:[redacted:password:" in recorded(text)
 
     @pytest.mark.parametrize("depth", [0, 1, 2, 3])
     def test_quotes_at_any_depth_of_json(self, depth):
