@@ -67,6 +67,7 @@ _SHAPES = tuple(
         ("stripe_webhook_secret", "whsec_", "[A-Za-z0-9+/=_-]", 12),
         ("google_key", "AIza", _URL_SAFE, 30),
         ("google_token", "ya29\\.", "[A-Za-z0-9_.-]", 20),
+        ("google_token", "1//0", _URL_SAFE, 30),
         ("google_secret", "GOCSPX-", _URL_SAFE, 16),
         ("huggingface_token", "hf_", _LETTERS, 20),
         ("twilio_key", "SK", _HEX, 32),
@@ -110,6 +111,13 @@ _SHAPES = tuple(
         ("brevo_key", "xkeysib-", "[0-9a-f-]", 40),
         ("dynatrace_token", "dt0[a-z]01\\.", "[A-Z0-9.]", 40),
         ("jwt", "eyJ(?:hbGci|0eXAi|raWQi|lbmMi|6aXAi|jdHki)", "[A-Za-z0-9_.=-]", 12),
+        # A PEM that is encoded once more, as in a kubeconfig; certificates and public keys are none.
+        (
+            "private_key",
+            "LS0tLS1CRUdJTiB(?:QUklW|SU0EgUFJJ|FQyBQUklW|PUEVOU1NIIFBSS|EU0EgUFJJ|FTkNSWVBURUQgUFJJ)",
+            "[A-Za-z0-9+/=_-]",
+            12,
+        ),
         ("signature", "sig=", "[A-Za-z0-9%+/=_-]", 16),
         ("signature", "(?:Amz|Goog)-Signature=", "[A-Za-z0-9%+/=_-]", 16),
     )
@@ -120,9 +128,12 @@ _LATE_SHAPES = (
     ("discord_token", "[MNO][A-Za-z0-9_-]{23,25}\\.[A-Za-z0-9_-]{6}\\.[A-Za-z0-9_-]{25,40}"),
     ("azure_secret", "[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{30,40}"),
     ("mailchimp_key", "[0-9a-f]{32}-us[0-9]{1,2}"),
-    ("jwt", "eyJ[A-Za-z0-9_-]{10,256}\\.eyJ[A-Za-z0-9_.=-]+"),
+    ("jwt", "e(?:yJ|wog|w0K)[A-Za-z0-9_-]{10,256}\\.e(?:yJ|wog|w0K)[A-Za-z0-9_.=-]+"),
 )
-_PRIVATE_KEY = "-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY"
+# OpenSSL's and OpenSSH's; SSH2's; PuTTY's, which has a public part before.
+_PRIVATE_KEY = (
+    "-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY|---- BEGIN SSH2 ENCRYPTED PRIVATE KEY|Private-Lines: [0-9]"
+)
 # A password in a URL is taken to end at the last @: what was put in unescaped may hold any sign but a space. A port is
 # none.
 # One quote can be in it as well, in the middle of a word. Tokens can be long: they are taken even if what is behind
@@ -148,6 +159,10 @@ cookie set_cookie csrf csrf_token xsrf xsrf_token credential cred creds
 connection_string conn_str conn_string secret_string authorization_code auth_code verification_code code_verifier
 openai_key open_ai_key anthropic_key gemini_key mistral_key groq_key cohere_key deepseek_key openrouter_key
 huggingface_key replicate_key pinecone_key tavily_key serper_key serpapi_key stripe_key sendgrid_key twilio_key
+dd_app_key datadog_app_key dd_application_key datadog_application_key
+azure_storage_key azure_search_key azure_search_admin_key azure_speech_key speech_key service_role_key
+new_relic_license_key newrelic_license_key github_pat gitlab_pat azure_devops_pat devops_pat
+secret_key_base secret_binary default_pass neo4j_auth neo4_j_auth fernet_key jwt_key aes_key hmac_key sshpass client_key_data
 otp otp_code totp mfa_code recovery_code backup_code recovery_phrase seed_phrase mnemonic
 """.split()  # noqa: SIM905 - a list of words reads better so
 )
@@ -157,7 +172,7 @@ otp otp_code totp mfa_code recovery_code backup_code recovery_phrase seed_phrase
 _WHOLE = {"pass", "session", "bearer", "auth", "cred", "otp", "mnemonic", "csrf", "xsrf"}
 _BEFORE_WHOLE = (
     "db database user username smtp imap mail email mysql postgres pg redis mongo ftp sftp ssh http https proxy admin "  # noqa: SIM905 - a list of words reads better so
-    "root my old new x api basic digest aws gcp azure git docker registry service login".split()
+    "root my old new x api basic digest rabbitmq rediscli gmail jira keystore truststore aws gcp azure git docker registry service login".split()
 )
 # So unmistakable that no word need end before them: PGPASSWORD, authtoken, dbpasswd.
 _GLUED = (
@@ -188,6 +203,7 @@ _STRICT = {
     "authorization",
     "cred",
     "credential",
+    "sshpass",
 }
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -354,7 +370,7 @@ class Words:
             if is_late():
                 raise _LateError
 
-        found = list(_private_keys(text, is_late)) if "PRIVATE KEY" in text else []
+        found = list(_private_keys(text, is_late)) if "PRIVATE KEY" in text or _PUTTY in text else []
         reached = 0
         for start in range(0, max(1, len(text) - OVERLAP), _WINDOW - OVERLAP):
             end = min(start + _WINDOW, len(text))
@@ -505,6 +521,7 @@ class Words:
 
 
 _NAME_SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
+_PUTTY = "Private-Lines: "
 _BEFORE_ESCAPED = {"\\", "%", "[", ";"}
 _ESCAPED = re.compile(
     r"\\[nrtbf]?|%[0-9A-Fa-f]{2}|[\[;](?:[0-9]{0,3}m)?"
@@ -591,8 +608,8 @@ _SUSPECTS = [
     *[_COUNTED.sub(r"\1", pattern) for _, pattern in _LATE_SHAPES],
     f":AA[A-Za-z0-9_-]*{_CUT}",
     f"[MNO][A-Za-z0-9_-]{{23,25}}\\.[A-Za-z0-9_.-]*{_CUT}",
-    f"eyJ[A-Za-z0-9_.-]{{0,40}}{_CUT}",
-    "PRIVATE KEY",
+    f"e(?:yJ|wog|w0K)[A-Za-z0-9_.-]{{0,40}}{_CUT}",
+    "PRIVATE KEY|Private-Lines: ",
     rf"://[^ /?#:@\"'<>]*:[^ \"'<>]*(?:[\"'][A-Za-z0-9][^ \"'<>]*)?(?:@|{_CUT})",
     "://[^ /?#:@\"'<>]*:[0-9]*[^0-9/?# \"'<>][^ \"'<>]*$",  # it goes on behind a window
     "%3[aA](?:/|%2[fF]){2}[^ /?#%\"'<>]*%3[aA][^ \"'<>]*%40",
@@ -616,7 +633,10 @@ _BEHIND = (
 )
 _BOUNDARY = re.compile(rf"(?=[A-Za-z0-9?&;%]){_BEHIND}")
 _KEY_BEGINS = re.compile(_PRIVATE_KEY)
-_KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_KEY_ENDS = re.compile(
+    r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|---- END SSH2 ENCRYPTED PRIVATE KEY ----"
+    r"|Private-MAC: [0-9a-f]{1,128}"
+)
 _URLS = re.compile(_URL_USER)
 # The same inside of another URL.
 _ENCODED_URLS = re.compile(
@@ -632,7 +652,7 @@ _TAIL = re.compile(
         + [
             "[0-9]{8,10}:[A-Za-z0-9_-]*",
             "[MNO][A-Za-z0-9_-]{23,25}\\.[A-Za-z0-9_.-]*",
-            "eyJ[A-Za-z0-9_.-]*",
+            "e(?:yJ|wog|w0K)[A-Za-z0-9_.-]*",
             r"://[^\s/?#:@\"'<>]{0,128}:[^\s\"'<>]*",
             rf"{_SCHEMES}\s+\S*",
         ]

@@ -63,6 +63,9 @@ SHAPES = {
     "telegram": f"123456789:AA{MIXED}",
     "discord": "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcdE.abcdefghijklmnopqrstuvwxyz0",
     "jwt": f"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.{MIXED}",
+    "jwt, indented": f"ewogICJhbGciOiJIUzI1NiJ9.ewogICJzdWIiOiIxIn0.{MIXED}",
+    "google refresh": f"1//0g{MIXED}_{MIXED}",
+    "private key in base64": f"LS0tLS1CRUdJTiBSU0EgUFJJVkFURSBLRVktLS0tLQpN{MIXED}==",
     "private key": KEY,
     "prefactor": f"pf_{MIXED}",
 }
@@ -116,12 +119,16 @@ NAMES = (
     "authorization proxy-authorization Authorization api_key apikey api-key x-api-key X-API-Key openaiApiKey "
     "OPENAI_API_KEY password passwd pwd dbPassword PGPASSWORD password_1 secret client_secret clientSecret token access_token "
     "refreshToken id_token github_token session cookie set-cookie Set-Cookie private_key credential credentials "
+    "DD_APP_KEY DATADOG_APP_KEY DD-APPLICATION-KEY AZURE_STORAGE_KEY AZURE_SEARCH_ADMIN_KEY SPEECH_KEY SECRET_KEY_BASE "
+    "RABBITMQ_DEFAULT_PASS REDISCLI_AUTH NEO4J_AUTH SSHPASS GMAIL_PASS JIRA_PASS GITLAB_PAT AZURE_DEVOPS_PAT FERNET_KEY "
+    "jwt_key aes_key hmac_key keystorePass SecretBinary NEW_RELIC_LICENSE_KEY SUPABASE_SERVICE_ROLE_KEY client-key-data "
     "googleCredentials passphrase connection_string ConnectionString aws_secret_access_key jwt auth Passwords"
 ).split()
 NO_NAMES = (
     "max_tokens token_usage prompt_tokens completion_tokens total_tokens tokenizer token_count tokens secretary author "
     "authors session_id authority authenticated next_page_token nextPageToken eos_token pad_token key public_key "
     "primary_key cache_key keyboard monkey bypass compass passenger passed cwd aws_access_key_id secret_name "
+    "primaryKey storage_key search_key app_key license_key pat path compat tls_key default_auth_type first_pass "
     "password_length cookie_consent tokens_per_second private_key_id accessibility"
 ).split()
 PROSE = [
@@ -152,6 +159,8 @@ PROSE = [
     "secrets:\n  - db-password-v2\nauthorization:\n  oauth2-proxy\nAPI key:\nplatform1.example.com/keys",
     "Access token:\nHTTP/1.1\nChecking token:\nstatus=200\nWrong password:\n/home/user1/file\nPassword:\n[user1@host",
     "Password:\n半角英数字8文字以上でA-Zを含む\ntoken:\n```python3\n**Password:** required. **Token:** the second",
+    "bash: sshpass: command not found; the primary key: id; https://x.example//0g/a.b; e2e.eyJ-ewog.",
+    "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUM LS0tLS1CRUdJTiBSU0EgUFVCTElDIEtFWS0tLS0tCk1JSQ and Private-Lines",
     "commit 3f786850e387550fdab836ed7e6dc881de23001b uuid 123e4567-e89b-12d3-a456-426614174000",
 ]
 
@@ -363,7 +372,7 @@ class TestText:
             text = f"{'x ' * before}https://aws:{token}@x.example/pypi/ {'y ' * 600}"
             for kept in (recorded(text), capture([text], Limits(max_string=2 * before + length))):
                 assert MIXED[:8].encode() not in kept
-            assert b"https://aws:[redacted:password:" in recorded(text)
+            assert b"[redacted:" in recorded(text)
 
     @pytest.mark.parametrize("depth", [0, 1, 2, 3])
     def test_quotes_at_any_depth_of_json(self, depth):
@@ -386,6 +395,20 @@ class TestText:
                 assert b"c4nary22" not in recorded(value)
         for text in (f"?q=x%26{name}%3Dc4nary22", f"\x1b[1;32m{name}=c4nary22", f"\x1b[m{name}=c4nary22"):
             assert b"c4nary22" not in recorded(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: x\n{}\n{}\n---- END SSH2 ENCRYPTED PRIVATE KEY ----",
+            "PuTTY-User-Key-File-3: ssh-rsa\nPublic-Lines: 1\nAAAA\nPrivate-Lines: 2\n{}\n{}\nPrivate-MAC: 0a1b",
+        ],
+    )
+    def test_private_keys_of_others(self, text):
+        """PuTTY and SSH2 write private keys in ways of their own."""
+        for whole in (text, json.dumps(text)):
+            kept = recorded(f"see {whole.format(MIXED, MIXED)} and more")
+            assert MIXED.encode() not in kept
+            assert b"and more" in kept
 
     def test_a_private_key_in_lines(self):
         """A private key goes even if it was split into a list of lines."""
