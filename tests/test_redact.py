@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from random import Random
+from urllib.parse import quote, quote_plus
 
 import orjson
 import pytest
@@ -580,6 +581,27 @@ class TestCut:
 
 
 class TestErrors:
+    @pytest.mark.parametrize(
+        "secret", ["pässwörd-geheim", "tab\tand 'quotes' & more", "a/b+c=d?e", "plain22"]
+    )
+    def test_what_a_mark_has_hidden_in_other_writings(self, secret):
+        """What is marked `Secret` is taken out of messages however it is written there."""
+        writings = [
+            json.dumps({"k": secret}),
+            json.dumps({"k": secret}, ensure_ascii=False),
+            ascii(secret),
+            repr(secret),
+            str(secret.encode()),
+            f"https://x.example/?q={quote(secret)}&r={quote_plus(secret)}",
+            quote(secret, safe="").replace("%C3", "%c3").replace("%A4", "%a4").replace("%B6", "%b6"),
+        ]
+        for writing in writings:
+            kept = orjson.loads(capture_exception(ValueError(f"no {writing} there"), hidden=(secret,)))[
+                "message"
+            ]
+            assert "Secret]" in kept
+            assert not [part for part in ("geheim", "quotes", "c=d", "c%3Dd", "plain") if part in kept]
+
     def test_message_arguments_and_stack(self):
         """An exception's message, its arguments, its causes and its stack text are searched like all else."""
         try:
