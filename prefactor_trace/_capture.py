@@ -66,7 +66,7 @@ from prefactor_trace._readers import (
     reader_of,
 )
 from prefactor_trace._redact import DEFAULT as BUILT_IN
-from prefactor_trace._redact import without
+from prefactor_trace._redact import LONGEST_REACH, without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -455,9 +455,17 @@ class _Rebuild:
         # A prompt's question and a log's error are at the end.
         end = self.longest >> 2 if self.longest >= _WITH_TAIL else 0
         head = clean(str.__getitem__(value, slice(self.longest - end)))
-        tail = _from_a_new_word(clean(str.__getitem__(value, slice(length - end, None))))
+        tail = self.tail(value, length - end) if end else ""
         self.room -= len(head) + len(tail)
         return {"$truncated": head, **({"tail": tail} if tail else {}), "length": length}
+
+    def tail(self, value: str, start: int) -> str:
+        """Return the end of *value* from *start* on, from where something new begins and no name before reaches."""
+        before = clean(str.__getitem__(value, slice(max(0, start - LONGEST_REACH), start)))
+        tail = clean(str.__getitem__(value, slice(start, None)))
+        kept = _from_a_new_word(tail)
+        free = self.limits.redact.built_in.first_free(before + tail, len(before)) - len(before)
+        return kept if len(tail) - len(kept) >= free else tail[free:]
 
     def marked(self, found: dict[str, Any]) -> object:
         """Return *found*, a marker. What is the user's text in it costs room, and is no longer than other texts."""

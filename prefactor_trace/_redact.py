@@ -50,6 +50,8 @@ _MOST_SECONDS = 0.001  # as capture takes as much, and any value is to cost less
 _MOST_DEPTH = 64  # beyond what capture writes
 _MOST_LATE = 4  # threads; until one of them comes back, values are removed at once
 _MOST_GROWTH = 262_144  # bytes; markers can be longer than what they stand for
+LONGEST_REACH = 512
+"""Characters within which a secret and what tells of it stand."""
 HOOK_SECONDS = 0.1
 """How long the caller waits for a user's callable. It runs on a thread of its own, so that it can be left behind."""
 
@@ -118,6 +120,14 @@ class Redactor:
             return _Rebuild(words, seconds).text(text, is_cut=is_cut)
         self._remember(text)
         return text
+
+    def first_free(self, text: str, start: int) -> int:
+        """Return where in *text*, from *start* on, what was kept can begin: behind what names before it make secret."""
+        words = self._words or self._load()
+        if not self._is_on or not words.suspect(text[: start + 2 * LONGEST_REACH]):
+            return start
+        found = words.find(text, is_late=Deadline(_MOST_SECONDS).is_over)
+        return max([start, *[one.end for one in found if one.start < start + LONGEST_REACH]])
 
     def hides(self, name: str) -> bool:
         """Whether the value of a field called *name* is secret, whatever it is."""

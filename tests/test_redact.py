@@ -570,6 +570,27 @@ class TestCut:
             assert b"canary" not in kept
         assert secret.encode() not in capture(["x " * 10_000 + f"{'y ' * 50} {secret} end"])
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "machine git.example.com\nlogin bob\npassword {}\n",
+            "\npassword:\n  {}\n",
+            'password: "line one\nline two {}"',
+            '"seed_phrase": "abandon ability about above absent absorb abstract absurd abuse access accident {}"',
+            "docker login registry.example-of-a-quite-long-name.internal.example.com:5000/v2/team -u bob -p {} ",
+            "curl -sS --retry 3 --connect-timeout 30 --output /dev/null --user bob:{} https://x ",
+        ],
+    )
+    @pytest.mark.parametrize("between", [" ", "\n"])
+    def test_where_the_end_of_a_text_begins_behind_a_name(self, text, between):
+        """What stands before the end that is kept is looked at, too: the name of a secret can be there."""
+        whole = text.format("c4naryXY22")
+        for place in range(0, len(whole), 3):
+            start = f"x{between}" * 1_250
+            cut = f"{start[: 2_499 - place]}{between}{whole}{between}".ljust(2_900, "y") + f"{between}z" * 50
+            kept = capture([cut], Limits(max_string=4 * (len(cut) - 2_500)))
+            assert b"c4nary" not in kept
+
     def test_a_dict_that_looks_like_a_cut_text(self):
         """A dict of the user's that has the marker's entries is searched like any other."""
         for more in ({"password": "canary"}, {"tail": {"password": "canary"}}, {"tail": "password=canary"}):
