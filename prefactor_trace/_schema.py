@@ -10,8 +10,10 @@ takes their spans all the same (API contract sections 7.1 and 13, no. 14).
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import re
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -136,7 +138,7 @@ class DerivedType:
         said: What each function says, ordered by their names.
     """
 
-    __slots__ = ("_wire", "envelope", "given", "name", "said")
+    __slots__ = ("__weakref__", "_wire", "envelope", "given", "name", "said")
 
     def __init__(self, name: str, given: SpanType | None, said: tuple[Said, ...]) -> None:
         self.name = name
@@ -144,6 +146,7 @@ class DerivedType:
         self.given = given
         self.said = said
         self._wire: dict[str, Any] | None = None
+        _derived.add(self)
 
     @property
     def is_built(self) -> bool:
@@ -208,6 +211,7 @@ class DerivedType:
         return DerivedType(self.name, given, tuple(said[origin] for origin in sorted(said)))
 
 
+_derived: weakref.WeakSet[DerivedType] = weakref.WeakSet()
 _Type: TypeAlias = "SpanType | DerivedType"
 
 
@@ -475,6 +479,18 @@ _AD_HOC_KEPT = 200
 _declared: dict[str, _Type] = {}
 _ad_hoc: dict[str, SpanType] = {}
 _schema = Schema()
+
+
+def _let_go() -> None:
+    """Forget what types are made of: it keeps the modules of the program, which could not be cleared at its end.
+
+    Files that it has not closed would never be written to their end.
+    """
+    for each in list(_derived):
+        each.said = ()
+
+
+atexit.register(_let_go)  # before all others, so it comes after them
 
 
 def derived(

@@ -224,6 +224,8 @@ class Instance(Scope):
             # Over what the platform has terminated, nothing is finished.
             if self.recording and ending != "terminated" and not self.is_terminated:
                 self.put(InstanceFinished(self.own_id, self._finished_at, ending))
+        except RecursionError:  # the agent has used up the stack: it is finished at the end of the program
+            self._finished_at = None
         except Exception:
             _guard.failed("finish an instance")
 

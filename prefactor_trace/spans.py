@@ -7,7 +7,6 @@ hand over one fact; ending it is the same with the result. Nothing of the user's
 from __future__ import annotations
 
 import builtins
-import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 import orjson
@@ -210,11 +209,15 @@ class Span(Scope):
                 instance.put(fact)
             else:
                 instance.put(fact, heavy=True)
-        except Exception:
-            _guard.failed("end a span")
-            # Better without its data than for ever open. Out of stack, say, this fails as well, and is the last try.
-            with contextlib.suppress(Exception):
+        except Exception as problem:
+            try:  # better without its data than for ever open
                 instance.put(SpanEnded(self.own_id, status or "failed", self.started_at_ns))
+                if type(problem) is not RecursionError:
+                    _guard.failed("end a span")
+            except (
+                RecursionError
+            ):  # the agent has used up the stack: there is no room to do anything about it
+                pass
         if self.owns_instance:
             instance.returned(None) if error is None else instance.raised(error)
 
@@ -442,6 +445,8 @@ def _opener(
                 instance.put(_fact(SpanStarted, parts), heavy=True)
             # Read last, so that what recording costs is not part of the step's duration.
             opened.clock = instance.ticks_ns()
+        except RecursionError:  # the agent has used up the stack, as its own error will say
+            return None
         except Exception:
             _guard.failed("start a span")
             return None

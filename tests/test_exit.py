@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import signal
 import subprocess
 import sys
@@ -279,6 +280,61 @@ def test_interrupted_while_we_deliver(tmp_path):
     assert "Traceback" not in done.stderr
     assert seconds < within(15)
     assert waiting(tmp_path) == 3
+
+
+UNCLOSED = """
+import gzip, sys
+import prefactor_trace as pt
+
+class Answer:
+    text: str
+
+@pt.span
+def step(it: Answer) -> Answer:
+    return it
+
+class Last:
+    def __del__(self):
+        print("deleted")
+
+if IS_RUN:
+    with pt.instance():
+        step(Answer())
+last, file = Last(), gzip.open(PATH, "wt")
+file.write("important")
+"""
+
+
+@pytest.mark.parametrize("is_run", [False, True], ids=["decorated", "in a run"])
+def test_what_is_not_closed(tmp_path, is_run):
+    """The program's modules are cleared as ever: files that it has not closed are written to their end."""
+    path = tmp_path / "file.gz"
+    done, _ = run(
+        f"IS_RUN, PATH = {is_run}, {str(path)!r}{UNCLOSED}", tmp_path, PREFACTOR_LOG_LEVEL="CRITICAL"
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("deleted\n", "", 0)
+    assert gzip.open(path, "rt").read() == "important"
+
+
+ENDLESS = """
+import prefactor_trace as pt
+
+@pt.span
+def step(n):
+    return step(n + 1)
+
+with pt.instance():
+    step(0)
+"""
+
+
+def test_endless_recursion(tmp_path):
+    """A program that uses up its stack says so as ever: nothing of ours stands in what it says, nor in the log."""
+    done, _ = run(ENDLESS, tmp_path, PREFACTOR_LOG_LEVEL="ERROR")
+    assert done.stderr.count("RecursionError") == 1
+    assert "During handling" not in done.stderr
+    assert "could not" not in done.stderr
+    assert done.returncode == 1
 
 
 def test_records_in_exit_handlers(tmp_path):
