@@ -54,7 +54,7 @@ from prefactor_trace._deadline import Deadline
 from prefactor_trace._error_text import MOST_STACK, describe_error, related
 from prefactor_trace._hidden import LONGEST, hidden_in, remember, remembered
 from prefactor_trace._marks import MARKED_SECRET, Plan, Ruled, time_but_learning, wrapped
-from prefactor_trace._peek import clean, shorten, type_name
+from prefactor_trace._peek import clean, is_a, shorten, type_name
 from prefactor_trace._readers import (
     SAFE_INT,
     Given,
@@ -162,12 +162,17 @@ def _to_be_hidden(error: BaseException, hidden: tuple[str, ...], redact: Redacto
     before = [text for one in all_of_them for text in remembered(one)]
     if hidden:
         remember(error, dict.fromkeys([*hidden, *before]))
+    named = [text for one in all_of_them for text in _named_in(one, redact)]
+    return (*hidden, *before, *named)
+
+
+def _named_in(error: Any, redact: Redactor) -> list[str]:
+    """Return the texts in *error* that its class marks, and those that stand beside the name of a secret."""
     found: list[str] = []
-    for one in all_of_them:
-        hidden_in(one, None, found)  # by marks on the fields of its class
-        for group in _groups(arguments_of_error(one)):
-            found += redact.beside_names(group)
-    return (*hidden, *before, *found)
+    hidden_in(error, None, found)
+    for group in _groups(arguments_of_error(error)):
+        found += redact.beside_names(group)
+    return found
 
 
 def cleared(text: str, hidden: tuple[str, ...]) -> str:
@@ -437,7 +442,7 @@ class _Rebuild:
             if type(found) is Ruled:
                 return self.ruled(found, parent)
             if type(found) is dict:
-                return self.marked(found)
+                return self.marked(found, value)
             return self.text(found) if type(found) is str else found
         except Exception:  # one bad value must not cost its neighbours
             return {"$unreadable": type_name(kind)}
@@ -467,8 +472,10 @@ class _Rebuild:
         free = self.limits.redact.built_in.first_free(before + tail, len(before)) - len(before)
         return kept if len(tail) - len(kept) >= free else tail[free:]
 
-    def marked(self, found: dict[str, Any]) -> object:
+    def marked(self, found: dict[str, Any], value: object) -> object:
         """Return *found*, a marker. What is the user's text in it costs room, and is no longer than other texts."""
+        if is_a(value, BaseException) and (named := _named_in(value, self.limits.redact)):
+            found["message"] = without(found["message"], tuple(named))
         for name in ("message", "pattern"):
             text = found.get(name)
             if text is not None:

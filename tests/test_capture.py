@@ -1482,3 +1482,11 @@ def seconds_for(value):
     start = time.thread_time()
     (capture_exception if isinstance(value, BaseException) else capture)(value)
     return time.thread_time() - start
+
+
+def test_errors_among_values():
+    """What stands beside the name of a secret in an exception is hidden where the exception is a value, too."""
+    (said,) = read([ValueError("password", "S3cretPw99")], DEFAULT)
+    assert said["error_type"] == "ValueError"
+    assert "S3cretPw99" not in said["message"]
+    assert read([ValueError("one", "two")], DEFAULT)[0]["message"] == "one, two"
