@@ -27,6 +27,8 @@ _random = random.Random(os.urandom(32))  # noqa: S311 - ids must be unique, not 
 _randomness: list[str] = []  # made in stock: taking one from a list is a fifth of making one
 _STOCK = 256
 _timestamp = (-1, "")
+_getpid = os.getpid
+_pid = _getpid()  # of the process to which the stock belongs
 
 
 def _restock() -> str:
@@ -37,8 +39,10 @@ def _restock() -> str:
 
 def _begin_in_child() -> None:
     """After a fork, forget what the parent may use as well."""
+    global _pid  # noqa: PLW0603 - last: until then every thread of the child begins, and none takes from the stock
     _randomness.clear()
     _random.seed(os.urandom(32))
+    _pid = _getpid()
 
 
 if hasattr(os, "register_at_fork"):
@@ -53,6 +57,8 @@ def generate(partition: str = NO_PARTITION) -> str:
     if known != now:
         text = encode(now, 10)
         _timestamp = (now, text)
+    if _getpid() != _pid:  # forked by something that does not tell Python
+        _begin_in_child()
     try:
         return text + partition + _randomness.pop()
     except IndexError:

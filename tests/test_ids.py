@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -71,6 +72,16 @@ def test_unique_across_fork():
     told = in_child(_ids.generate)
 
     assert told[16:] != _ids.generate()[16:]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_unique_across_a_fork_that_python_was_not_told_of():
+    """Nor does the child of a fork in C, of which no hook hears: neither what was in stock, nor what is made next."""
+    _ids.generate()  # there is a stock to inherit
+    count = 2 * _ids._STOCK
+    told = in_child(lambda: [_ids.generate() for _ in range(count)], fork=ctypes.PyDLL(None).fork)
+
+    assert len({made[16:] for made in told} | {_ids.generate()[16:] for _ in range(count)}) == 2 * count
 
 
 def test_partition():
