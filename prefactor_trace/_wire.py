@@ -50,6 +50,7 @@ _REFUSED_STATE = (Meaning.INVALID, Meaning.CONFLICT)
 _TIMES_ASKED = 3
 _RENAMED_KEPT = 50_000
 _UNNAMED = "-unnamed"  # another body needs another key
+_DOUBTFUL_KEPT = 10_000
 NOT_SENDABLE = "not sendable: it cannot be written as JSON"
 NOT_ALLOWED = "refused: this token may not record quality"
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC; without saying so it is written without an offset
@@ -101,6 +102,8 @@ class Learned:
         recalled: The same, as an earlier process has heard it, in case that the platform does not say.
         renamed: Our id → the platform's, where it answered with another one. Bounded; what was not asked for
             longest is forgotten.
+        doubtful: Keys of requests whose answer was lost, so that the platform may hold what they were about. Bounded;
+            the oldest is forgotten.
         bulk: Whether the platform takes spans in bulk.
         times_asked: How often the platform has been asked for the partition.
         is_accepted: Whether the token was good the last time: something was taken under it.
@@ -111,6 +114,7 @@ class Learned:
         self.recalled = recalled
         self.times_asked = 0
         self.renamed: dict[str, str] = {}
+        self.doubtful: dict[str, None] = {}
         self.bulk = True
         self.is_accepted = False
 
@@ -133,6 +137,12 @@ class Learned:
             self.renamed[our_id] = wire_id
             if len(self.renamed) > _RENAMED_KEPT:
                 del self.renamed[next(iter(self.renamed))]
+
+    def doubt(self, key: str) -> None:
+        """Note that the answer to a request was lost."""
+        self.doubtful[key] = None
+        if len(self.doubtful) > _DOUBTFUL_KEPT:
+            del self.doubtful[next(iter(self.doubtful))]
 
 
 def deliver(batch: Sequence[Record], learned: Learned) -> Conversation:
@@ -271,8 +281,10 @@ class _Delivery:
             self._bury(record, _NOT_SENDABLE)
             return
         wire_id = self._learned.wire_id(record.instance_id)
-        # An id without a partition is of no account: the platform makes one instead, and we learn from it.
-        if _ids.partition_of(wire_id) == _ids.NO_PARTITION:
+        # An id without a partition is of no account: the platform makes one instead, and we learn from it. What was
+        # asked for so once, and perhaps done, is asked for so again: by its id it would be a second run.
+        is_unnamed = _ids.partition_of(wire_id) == _ids.NO_PARTITION
+        if is_unnamed or record.key + _UNNAMED in self._learned.doubtful:
             body["idempotency_key"] += _UNNAMED
         else:
             body["id"] = wire_id
@@ -502,6 +514,8 @@ class _Delivery:
         if encoded is None:
             return _NOT_SENDABLE
         answer = yield Request(path, encoded)
+        if _is_lost(answer):
+            self._learned.doubt(body["idempotency_key"])
         return _judge(answer)
 
     def _settle(self, record: InstanceRecord | SpanRecord, reply: _Reply) -> None:
@@ -724,6 +738,13 @@ def _judge(answer: Answer) -> _Reply:
     known = isinstance(code, str) and code.isidentifier()
     reason = f"refused: {code[:40]}" if known else f"refused: {status}"  # type: ignore[index]
     return _Refusal(meaning, reason, f"{status} {_words(body)}".rstrip())
+
+
+def _is_lost(answer: Answer) -> bool:
+    """Whether the platform may have done what it was asked for without our hearing of it."""
+    if isinstance(answer, Unreachable):
+        return answer.broke_off or answer.is_silent
+    return answer.status >= 500  # a gateway says so, too, when it has waited for long enough
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:

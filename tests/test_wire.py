@@ -1633,6 +1633,51 @@ def test_a_run_that_a_dead_process_has_registered_without_an_id():
     assert theirs in start[0]
 
 
+LOST = [Unreachable("ReadError", broke_off=True), Unreachable("silence", is_silent=True), Response(503, b"")]
+
+
+@pytest.mark.parametrize("lost", LOST, ids=["broken off", "silent", "503"])
+def test_a_run_registered_without_an_id_of_which_the_answer_is_lost(lost):
+    """It is asked for in the same way again, though the partition is known by then; else it would be two runs."""
+    platform, learned = Platform(), Learned()
+    platform.has_generator = False
+    one = pfid(1, NOWHERE)
+    script = Script(error(404, "not_found"), lost)
+    assert converse([registered(one)], script, learned).trouble
+    platform.answer(Request(script.requests[-1][0], orjson.dumps(script.requests[-1][1])))
+
+    converse([registered(pfid(2))], platform, learned)
+    assert learned.partition == HERE
+    batch = [registered(one), started(one), span(pfid(11, NOWHERE), one), finished(one)]
+    outcome = converse(batch, platform, learned)
+
+    assert outcome.delivered == {each.key for each in batch}
+    assert len(platform.instances) == 2
+    assert platform.instances[outcome.renamed[one]]["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "answer", [Unreachable("refused"), Response(429, b"")], ids=["nobody there", "too much"]
+)
+def test_a_run_that_was_certainly_not_registered_without_an_id(answer):
+    """As soon as the partition is known, it is registered under the id that other processes know."""
+    learned = Learned()
+    one = pfid(1, NOWHERE)
+    assert converse([registered(one)], Script(error(404, "not_found"), answer), learned).trouble
+    platform = Platform()
+    assert converse([registered(one)], platform, settled(learned)).delivered == {one + "-register"}
+    assert platform.instances.keys() == {pfid(1)}
+
+
+def test_lost_answers_are_not_remembered_for_ever():
+    """Only the latest are, so that a long outage costs no memory."""
+    learned = Learned()
+    for number in range(10_010):
+        learned.doubt(f"key-{number:05}")
+    assert len(learned.doubtful) == 10_000
+    assert next(iter(learned.doubtful)) == "key-00010"
+
+
 def test_the_partition_is_asked_for_before_an_id_without_one_is_used():
     """All ids keep their random parts, so that other processes, which know only those, name the same run."""
     platform, learned = Platform(), Learned()
