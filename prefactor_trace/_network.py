@@ -71,7 +71,7 @@ class Connection:
         answer = self._try(kept, path, body, deadline)
         if kept is not None and isinstance(answer, Unreachable) and answer.broke_off:
             # The server may have closed it while the request was on its way, which says nothing about the request.
-            return self._try(None, path, body, deadline)
+            return self._try(None, path, body, deadline)._replace(is_second=True)
         return answer
 
     def _try(self, link: _Link | None, path: str, body: bytes, deadline: _Deadline) -> Answer:

@@ -6,7 +6,8 @@ Prefactor API lives in this file; section numbers refer to the API contract.
 
 Instance calls go one by one, spans in bulk. Within a batch all registers come first, then starts, spans, qualities
 and finishes: each instance keeps its order, and many small runs still share one bulk request. A record counts as
-delivered only if a 2xx with a JSON object names it, or a 409 says that its instance or span is past it already.
+delivered only if a 2xx with a JSON object names it, or a 409 says that its instance or span is past it already. So it
+may be refused only because it comes again: where the answer to an earlier attempt was lost, a refusal is looked into.
 
 Every answer is one of three things: a success (its JSON object), a refusal (`_Refusal`: the record is dropped
 alone, and counted) or trouble (`_TroubleError`: the conversation ends, and what is not settled is sent again).
@@ -24,6 +25,7 @@ import orjson
 
 from prefactor_trace import _ids
 from prefactor_trace._record import (
+    REGISTER,
     InstanceFinished,
     InstanceRegistered,
     InstanceStarted,
@@ -68,12 +70,21 @@ PARTITION_REQUEST = Request("pfid/generate", b'{"count":1}')
 
 
 class Response(NamedTuple):
-    """An answer. *retry_after*: the raw header; *received_at*: Unix seconds, to read a date in it."""
+    """An answer.
+
+    Attributes:
+        status: The number.
+        body: The raw body.
+        retry_after: The raw header.
+        received_at: Unix seconds, to read a date in that.
+        is_second: The request was sent twice: whoever took it first hung up.
+    """
 
     status: int
     body: bytes
     retry_after: str | None = None
     received_at: float = 0.0
+    is_second: bool = False
 
 
 class Unreachable(NamedTuple):
@@ -83,11 +94,13 @@ class Unreachable(NamedTuple):
         why: Words for a log line.
         broke_off: Whoever took the request hung up.
         is_silent: Whoever took the request gave no whole answer in time.
+        is_second: The request was sent twice: whoever took it first hung up.
     """
 
     why: str
     broke_off: bool = False
     is_silent: bool = False
+    is_second: bool = False
 
 
 Answer: TypeAlias = Response | Unreachable
@@ -102,8 +115,8 @@ class Learned:
         recalled: The same, as an earlier process has heard it, in case that the platform does not say.
         renamed: Our id → the platform's, where it answered with another one. Bounded; what was not asked for
             longest is forgotten.
-        doubtful: Keys of requests whose answer was lost, so that the platform may hold what they were about. Bounded;
-            the oldest is forgotten.
+        doubtful: Keys of requests whose answer was lost, so that the platform may hold what they were about; and how a
+            registration was refused that is taken for one of those. Bounded; the oldest is forgotten.
         bulk: Whether the platform takes spans in bulk.
         times_asked: How often the platform has been asked for the partition.
         is_accepted: Whether the token was good the last time: something was taken under it.
@@ -114,7 +127,7 @@ class Learned:
         self.recalled = recalled
         self.times_asked = 0
         self.renamed: dict[str, str] = {}
-        self.doubtful: dict[str, None] = {}
+        self.doubtful: dict[str, _Refusal | None] = {}
         self.bulk = True
         self.is_accepted = False
 
@@ -140,7 +153,7 @@ class Learned:
 
     def doubt(self, key: str) -> None:
         """Note that the answer to a request was lost."""
-        self.doubtful[key] = None
+        self.doubtful.setdefault(key, None)
         if len(self.doubtful) > _DOUBTFUL_KEPT:
             del self.doubtful[next(iter(self.doubtful))]
 
@@ -291,6 +304,15 @@ class _Delivery:
         reply = yield from self._post("agent_instance/register", body)
         is_invalid = isinstance(reply, _Refusal) and reply.meaning is Meaning.INVALID
         is_own_id = self._learned.partition is not None and wire_id == record.instance_id
+        if (
+            isinstance(reply, _Refusal)
+            and "id" in body
+            and self._is_repeated(record, reply, is_own_id=is_own_id)
+        ):
+            self._learned.doubtful[record.key] = reply
+            self._learn(record.instance_id, wire_id)
+            self._delivered.add(record.key)
+            return
         if is_invalid and not is_own_id and body.pop("id", None):
             # Perhaps only our id is wrong: it was made for another account, by a hint or before the destination
             # changed (section 6). Or a process that was killed, and did not know the account either, has registered
@@ -309,6 +331,15 @@ class _Delivery:
         self._learn(record.instance_id, str(known))
         self._delivered.add(record.key)
 
+    def _is_repeated(self, record: InstanceRegistered, refusal: _Refusal, *, is_own_id: bool) -> bool:
+        """Whether *record* is perhaps refused only because the platform holds it already (section 13, no. 17).
+
+        The next call, the run's start, tells whether it does.
+        """
+        # A wrong content may be that of the id, if it was not made for this account.
+        collides = refusal.meaning is Meaning.CONFLICT or (refusal.meaning is Meaning.INVALID and is_own_id)
+        return collides and record.key in self._learned.doubtful
+
     def _is_of_account(self, pfid: str) -> bool:
         """Whether the platform may have made an id for this account: all of them are in one partition."""
         return self._learned.partition in (None, _ids.partition_of(pfid))
@@ -316,7 +347,7 @@ class _Delivery:
     def _start(self, record: InstanceStarted) -> _Steps:
         reply = yield from self._instance_call(record, "start", {"timestamp": iso(record.at)})
         if isinstance(reply, _Refusal) and reply.meaning is Meaning.NOT_FOUND:
-            self._bury(record, reply)
+            self._bury(record, self._learned.doubtful.get(record.instance_id + REGISTER) or reply)
         else:
             self._settle(record, reply)
 
@@ -401,6 +432,9 @@ class _Delivery:
         if body is None:
             return _NOT_SENDABLE
         answer = yield Request("bulk", body)
+        if _is_lost(answer):
+            for each in records:
+                self._learned.doubt(each.key)
         if isinstance(answer, Response) and meaning_of_status(answer.status) in _NO_SUCH_CALL:
             return _NO_BULK
         reply = _judge(answer)
@@ -434,7 +468,7 @@ class _Delivery:
                 continue
             elif output.get("status") == "error" and meaning_of_code(code) in (*_FINAL, Meaning.NOT_FOUND):
                 meaning = meaning_of_code(code)
-                self._refuse_created(record, _Refusal(meaning, f"refused: {code}", _words(output)))
+                yield from self._refuse_created(record, _Refusal(meaning, f"refused: {code}", _words(output)))
             else:  # the single call is surer: it has a status
                 yield from self._create(record)
         return []
@@ -445,7 +479,7 @@ class _Delivery:
         body = {"details": self._details(record), "idempotency_key": record.key}
         reply = yield from self._post("agent_spans", body)
         if isinstance(reply, _Refusal):
-            self._refuse_created(record, reply)
+            yield from self._refuse_created(record, reply)
         elif not self._takes_created(record, reply):
             raise _unverified("a span")
 
@@ -465,7 +499,10 @@ class _Delivery:
         self._delivered.add(record.key)
         return True
 
-    def _refuse_created(self, record: SpanRecord, refusal: _Refusal) -> None:
+    def _refuse_created(self, record: SpanRecord, refusal: _Refusal) -> _Steps:
+        if (yield from self._is_created(record, refusal)):
+            self._delivered.add(record.key)
+            return
         self._refuse(record, refusal)
         parent = record.started.parent_id
         # Its run, or the span above it, may be another process's, and not known yet.
@@ -474,6 +511,15 @@ class _Delivery:
             refusal.meaning is Meaning.INVALID and hangs_elsewhere
         )
         (self._early if is_early else self._lost).add(record.id)
+
+    def _is_created(self, record: SpanRecord, refusal: _Refusal) -> Generator[Request, Answer, bool]:
+        """Whether *record* is refused only because the platform holds it already (section 13, no. 17)."""
+        if record.key not in self._learned.doubtful or refusal.meaning not in _REFUSED_STATE:
+            return False
+        if record.ended is None:
+            return refusal.meaning is Meaning.CONFLICT  # if it does not, the span's finish will be refused
+        reply = yield from self._span_finish_call(record, span_end(record), "-end")
+        return not isinstance(reply, _Refusal) or reply.meaning is Meaning.CONFLICT
 
     def _is_below_early(self, record: SpanRecord) -> bool:
         """Whether *record* hangs from a span that may still be taken, so that it must not hang from another one now."""
@@ -743,8 +789,9 @@ def _judge(answer: Answer) -> _Reply:
 def _is_lost(answer: Answer) -> bool:
     """Whether the platform may have done what it was asked for without our hearing of it."""
     if isinstance(answer, Unreachable):
-        return answer.broke_off or answer.is_silent
-    return answer.status >= 500  # a gateway says so, too, when it has waited for long enough
+        return answer.broke_off or answer.is_silent or answer.is_second
+    # A gateway says 5xx, too, when it has waited for long enough.
+    return answer.status >= 500 or answer.is_second
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:

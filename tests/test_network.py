@@ -366,7 +366,8 @@ def test_a_request_on_its_way_to_a_connection_that_closes_is_sent_again():
     """Who hangs up on a kept connection may have meant to before: the request gets a second one, and no blame."""
     with HostileServer(hanging_up_on_the_second) as server:
         with connected(server.url) as connection:
-            assert [connection.post("bulk", b"{}").status for _ in range(3)] == [200] * 3
+            answers = [connection.post("bulk", b"{}") for _ in range(3)]
+        assert [(each.status, each.is_second) for each in answers] == [(200, False), (200, True), (200, True)]
         assert (server.connections, len(server.requests)) == (3, 5)
 
 
@@ -379,7 +380,8 @@ def test_a_request_that_breaks_two_connections_is_to_blame():
 
     with HostileServer(behave) as server, connected(server.url) as connection:
         connection.post("bulk", b"{}")
-        assert connection.post("bulk", b"poison").broke_off
+        answer = connection.post("bulk", b"poison")
+        assert (answer.broke_off, answer.is_second) == (True, True)
         assert [request.body for request in server.requests] == [b"{}", b"poison", b"poison"]
 
 

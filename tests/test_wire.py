@@ -109,6 +109,7 @@ class Platform:
         max_items: Items it takes in one bulk request.
         cancels_active: Whether it lets a running instance or span be finished as cancelled.
         has_generator: Whether it hands out ids.
+        repeats: Its answer to a request whose key it has seen; None: the same as then.
         spoils: Span names that spoil a bulk request as a whole, with status and code.
         refuses: Span names that are wrong in its eyes, with status and code.
         terminated: Instances that are terminated, with the reason.
@@ -124,6 +125,7 @@ class Platform:
         self.max_items = 100
         self.cancels_active = True
         self.has_generator = True
+        self.repeats = None
         self.spoils = {}
         self.refuses = {}
         self.terminated = {}
@@ -147,9 +149,12 @@ class Platform:
             return self._generate(body["count"]) if self.has_generator else error(404, "not_found")
         key = body["idempotency_key"]
         assert 8 <= len(key) <= 64
-        if key not in self._replies:
-            self._replies[key] = self._act(path, body)
-        return self._replies[key]
+        if key in self._replies:
+            return self.repeats or self._replies[key]
+        reply = self._act(path, body)
+        if reply.status < 300:
+            self._replies[key] = reply
+        return reply
 
     def forget_replies(self):
         self._replies.clear()
@@ -234,6 +239,35 @@ class Platform:
         if instance_id not in self.terminated:
             return {}
         return {"control": {"terminate": True, "reason": self.terminated[instance_id]}}
+
+
+LOST = pytest.mark.parametrize(
+    "lost",
+    [
+        Unreachable("ReadError", broke_off=True),
+        Unreachable("silence", is_silent=True),
+        Unreachable("refused", is_second=True),
+        Response(503, b""),
+        Response(429, b"", is_second=True),
+    ],
+    ids=["broken off", "silent", "broken off and gone", "503", "broken off and busy"],
+)
+
+
+class Lossy:
+    """Does what *platform* does, but in place of the answer to each request of *path* comes *lost*, the first time."""
+
+    def __init__(self, platform, path, lost):
+        self._platform = platform
+        self._path = path
+        self._lost = lost
+
+    def answer(self, request):
+        answer = self._platform.answer(request)
+        if request.path != self._path or self._lost is None:
+            return answer
+        lost, self._lost = self._lost, None
+        return lost
 
 
 class Script:
@@ -1535,6 +1569,127 @@ def test_the_platform_is_the_judge():
     assert sent["data_risk"]["action_profile"] == {"read_data": True}
 
 
+# -- what comes again --------------------------------------------------------------------------------------
+
+
+REPEATED = pytest.mark.parametrize(
+    "repeated",
+    [
+        error(409, "invalid_action"),
+        error(409, "a word of its own"),
+        error(422, "validation_errors", "is taken"),
+    ],
+    ids=["409", "409 of its own", "422"],
+)
+
+
+@LOST
+@REPEATED
+@pytest.mark.parametrize(("path", "count"), [("agent_instance/register", 1), ("agent_spans", 1), ("bulk", 2)])
+def test_what_is_refused_as_a_repetition_is_done(lost, repeated, path, count):
+    """The answer was lost, and the platform refuses what it holds already: nothing is given up, nothing is twice."""
+    platform, learned = Platform(), settled()
+    platform.repeats = repeated
+    run = pfid(1)
+    spans = [span(pfid(10 + number), run) for number in range(count)]
+    batch = [registered(run), started(run), *spans, finished(run)]
+    first = converse(batch, Lossy(platform, path, lost), learned)
+    assert first.trouble
+    left = [each for each in batch if each.key not in first.delivered]
+    second = converse(left, platform, learned)
+
+    assert second.delivered == {each.key for each in left}
+    assert (second.refused, second.dead, second.trouble) == ({}, {}, None)
+    assert platform.instances.keys() == {run}
+    assert platform.instances[run]["status"] == "complete"
+    assert {key: each["status"] for key, each in platform.spans.items()} == {
+        each.id: "complete" for each in spans
+    }
+
+
+@REPEATED
+def test_a_repetition_over_a_second_connection(repeated):
+    """The first of two has hung up, and the second refuses: within one request, a first attempt is none."""
+    platform, learned = Platform(), settled()
+    platform.repeats = repeated
+    run = pfid(1)
+    batch = [registered(run), started(run), span(pfid(2), run)]
+
+    class Twice:
+        def answer(self, request):
+            platform.answer(request)
+            return platform.answer(request)._replace(is_second=True)
+
+    outcome = converse(batch, Twice(), learned)
+    if repeated.status == 409:
+        assert outcome.delivered == {each.key for each in batch}
+    else:  # a start is not refused as wrong because it has been made
+        assert outcome.delivered == {batch[0].key, batch[2].key}
+
+
+def test_an_announcement_that_is_refused_as_a_repetition():
+    """The span is there, and is finished later; that would be refused if it were not."""
+    run, learned = pfid(1), settled()
+    platform = running(run, repeats=error(409, "invalid_action"))
+    record = span(pfid(2), run)
+    assert converse([announced(record)], Lossy(platform, "agent_spans", Response(502, b"")), learned).trouble
+    assert platform.spans[pfid(2)]["status"] == "active"
+    assert converse([announced(record)], platform, learned).delivered == {record.key + "-open"}
+    assert platform.spans[pfid(2)]["status"] == "active"
+    assert converse([closing(record)], platform, learned).delivered == {record.key + "-end"}
+    assert platform.spans[pfid(2)]["status"] == "complete"
+
+
+@pytest.mark.parametrize("status", [409, 422])
+def test_a_run_that_was_not_there_in_spite_of_a_lost_answer(status):
+    """Its start tells; the run is given up, and for what its registration was refused for."""
+    run, learned = pfid(1), settled()
+    batch = [registered(run), started(run), span(pfid(2), run)]
+    assert converse(batch, Script(Response(502, b"")), learned).trouble
+    script = Script(error(status, "no", "your name is odd"), error(404, "not_found"))
+    outcome = converse(batch, script, learned)
+
+    assert outcome.dead == {run: "instance refused: no"}
+    assert outcome.refused == {run + "-start": "refused: no"}
+    assert "your name is odd" in outcome.said[run + "-start"]
+
+
+@pytest.mark.parametrize("status", [409, 422])
+def test_a_span_that_was_not_there_in_spite_of_a_lost_answer(status):
+    """Its finish tells, which the platform makes of no span it does not know; and the span is refused as ever."""
+    run, learned = pfid(1), settled()
+    record = span(pfid(2), run)
+    assert converse([record], Script(Response(502, b"")), learned).trouble
+    script = Script(error(status, "no", "your name is odd"), error(404, "not_found"))
+    outcome = converse([record], script, learned)
+
+    assert outcome.refused == {record.key: "refused: no"}
+    assert "your name is odd" in outcome.said[record.key]
+    assert [path for path, _ in script.requests] == ["agent_spans", f"agent_spans/{pfid(2)}/finish"]
+
+
+@pytest.mark.parametrize("status", [409, 422])
+def test_a_first_attempt_that_is_refused_is_no_repetition(status):
+    """Then the id is somebody else's, or the run is over; nothing is asked further."""
+    run, learned = pfid(1), settled()
+    record = span(pfid(2), run)
+    for answer in (Unreachable("nobody there"), Response(429, b"")):  # of which nothing was lost
+        assert converse([registered(run)], Script(answer), learned).trouble
+        assert converse([record], Script(answer), learned).trouble
+    assert converse([registered(run)], Script(error(status, "no")), learned).dead.keys() == {run}
+    assert converse([record], Script(error(status, "no")), learned).refused.keys() == {record.key}
+
+
+def test_a_wrong_id_is_no_repetition():
+    """A registration whose answer was lost is refused, but its id was made for another account: it gets one of this."""
+    platform, learned = Platform(), Learned()
+    batch = [registered(pfid(1, ELSEWHERE)), started(pfid(1, ELSEWHERE))]
+    assert converse(batch, Script(Response(503, b"")), learned).trouble
+    outcome = converse(batch, platform, learned)
+    assert outcome.delivered == {each.key for each in batch}
+    assert outcome.partition == HERE
+
+
 # -- ids ---------------------------------------------------------------------------------------------------
 
 
@@ -1633,10 +1788,7 @@ def test_a_run_that_a_dead_process_has_registered_without_an_id():
     assert theirs in start[0]
 
 
-LOST = [Unreachable("ReadError", broke_off=True), Unreachable("silence", is_silent=True), Response(503, b"")]
-
-
-@pytest.mark.parametrize("lost", LOST, ids=["broken off", "silent", "503"])
+@LOST
 def test_a_run_registered_without_an_id_of_which_the_answer_is_lost(lost):
     """It is asked for in the same way again, though the partition is known by then; else it would be two runs."""
     platform, learned = Platform(), Learned()
