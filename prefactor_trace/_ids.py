@@ -27,7 +27,10 @@ _random = random.Random(os.urandom(32))  # noqa: S311 - ids must be unique, not 
 _randomness: list[str] = []  # made in stock: taking one from a list is a fifth of making one
 _STOCK = 256
 _timestamp = (-1, "")
-_getpid = os.getpid
+_getpid, _time_ns = (
+    os.getpid,
+    time.time_ns,
+)  # tests of the program may put others in their place, and count the calls
 _pid = _getpid()  # of the process to which the stock belongs
 
 
@@ -52,7 +55,7 @@ if hasattr(os, "register_at_fork"):
 def generate(partition: str = NO_PARTITION) -> str:
     """Make a new PFID in *partition* (six characters), stamped with the present time."""
     global _timestamp  # noqa: PLW0603 - a cache of one; a lost race only encodes the same millisecond twice
-    now = time.time_ns() // 1_000_000
+    now = _time_ns() // 1_000_000
     known, text = _timestamp
     if known != now:
         text = encode(now, 10)
