@@ -293,6 +293,9 @@ def error_message(
         args = tuple(clear(str.__getitem__(one, slice(None))) if is_a(one, str) else one for one in args)
     if len(args) == 1 and type(args[0]) is str:
         return args[0]
+    if type(error) is loaded("pydantic_core", "ValidationError"):  # written in Rust, and without arguments
+        count = error.error_count()  # type: ignore[attr-defined] # its words would be made by the user's code
+        return f"{count} validation error{'s' * (count != 1)} for {shorten(error.title, 200)}"  # type: ignore[attr-defined]
     parts = [shorten(one, 1_000) if type(one) is str else read(one) for one in args]
     if len(parts) == 2 and is_a(error, OSError):
         name = getter(OSError, "filename")(error)

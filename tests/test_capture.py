@@ -1490,3 +1490,17 @@ def test_errors_among_values():
     assert said["error_type"] == "ValueError"
     assert "S3cretPw99" not in said["message"]
     assert read([ValueError("one", "two")], DEFAULT)[0]["message"] == "one, two"
+
+
+def test_errors_of_pydantic():
+    """That a model refuses its values is told with the model's name, and without the values."""
+
+    class Model(pydantic.BaseModel):
+        number: int
+        other: int
+
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Model(number="S3cretPw99", other=1)
+    said = json.loads(capture_exception(caught.value))
+    assert said["message"] == "1 validation error for Model"
+    assert "S3cretPw99" not in json.dumps(said)
