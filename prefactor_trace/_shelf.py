@@ -131,13 +131,9 @@ class Shelf:
                 return False
             home.waiting -= 1
             self.waiting -= 1
-            instance_id: str = fact.instance_id  # type: ignore[union-attr] # as above
-            if instance_id in self._doomed:
+            if self._is_of_doomed(fact):
                 home.deferred -= 1
                 home.unsettled -= 1
-                self.dropped[self._doomed[instance_id]] += 1
-                if type(fact) is InstanceFinished and instance_id + REGISTER not in self._homes:
-                    del self._doomed[instance_id]  # that was the last of it
                 return False
             self._keep(fact, home)
         home.deferred -= 1
@@ -169,11 +165,21 @@ class Shelf:
             if homes is None or len(homes) > 1:
                 return False  # its beginning is damaged, or it was recorded twice
             self._homes[key] = (*homes, home)
-        elif homes is not None:
+        elif homes is not None or self._is_of_doomed(fact):
             return False
         else:
             self._keep(fact, home)
         home.unsettled += 1
+        return True
+
+    def _is_of_doomed(self, fact: Fact) -> bool:
+        """Whether a run has lost a part, so that *fact* is given up as well."""
+        instance_id: str = fact.instance_id  # type: ignore[union-attr] # the end of a span is asked for by another way
+        if instance_id not in self._doomed:
+            return False
+        self.dropped[self._doomed[instance_id]] += 1
+        if type(fact) is InstanceFinished and instance_id + REGISTER not in self._homes:
+            del self._doomed[instance_id]  # that was the last of it
         return True
 
     def pin(self, instance_id: str, home: Home) -> None:

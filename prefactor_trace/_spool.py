@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 
@@ -147,6 +147,11 @@ class Found(NamedTuple):
     strike: Strike | None = None
 
 
+# What was removed for want of room: a segment, what was not settled in it, as keys and instances, and how many records
+# were lost with it that have not been counted yet.
+_Sacrificed: TypeAlias = tuple[Segment, list[tuple[str, str]], int]
+
+
 class Spool:
     """See the module's docstring.
 
@@ -213,7 +218,8 @@ class Spool:
         if failed is not None:
             self._fail(failed, pen)
             # Another file may have room: how large one may be is limited as well.
-            if is_second_try or (failed.errno != errno.EBADF and not segment.size):
+            is_full = failed.errno in (errno.EFBIG, errno.ENOSPC) and segment.size > 0
+            if is_second_try or not (is_full or failed.errno == errno.EBADF):
                 return None
             self._retry_at = 0.0
             return self.write(fact, is_second_try=True)
@@ -500,42 +506,55 @@ class Spool:
     def _most_bytes(self) -> int:
         return min(self._quota_bytes, self._may_take)
 
-    def sacrifice(self) -> Iterator[tuple[Segment, list[tuple[str, str]], int]]:
-        """Remove the oldest segments while the folder is over its quota; those of others only if they are dead.
-
-        Yields each with what was not settled in it, as keys and instances, and, if it was another owner's, how many
-        records were lost with it. Our own have been counted already.
-        """
+    def sacrifice(self) -> Iterator[_Sacrificed]:
+        """Remove the oldest segments while the folder is over its quota; those of others only if they are dead."""
         sizes = self._folder.segment_sizes()
         excess = sum(sizes.values()) - self._most_bytes
         own = {each.name: each for each in self._segments}
+        taken_over = {each.name: (estate, each) for estate in self._estates for each in estate.segments}
         for name in sorted(sizes):
             if excess <= 0:
                 return
-            segment = own.get(name)
-            if segment is None:
-                lost = self._remove_of_dead(name)
-                if lost is None:
-                    continue
-                yield Segment(name), [], lost
-            elif segment.is_noted and segment.settled is None:
-                contents = self._folder.read(segment)
-                self._folder.remove(name)
-                self._segments.remove(segment)
-                yield segment, contents.unsettled() if contents else [], 0
+            if name in own:
+                found = self._remove_own(own[name], self._segments)
+            elif name in taken_over:
+                found = self._remove_taken_over(*taken_over[name])
             else:
-                continue
-            excess -= sizes[name]
+                found = self._remove_of_dead(name)
+            if found is not None:
+                yield found
+                excess -= sizes[name]
 
-    def _remove_of_dead(self, name: str) -> int | None:
-        """Remove a segment of an owner that has died. Return how many records were lost; None: it is not dead."""
+    def _remove_own(self, segment: Segment, among: list[Segment]) -> _Sacrificed | None:
+        """Remove a segment, of which everything has been counted; None: it is not time for that."""
+        if not segment.is_noted or segment.settled is not None:
+            return None
+        contents = self._folder.read(segment)
+        self._folder.remove(segment.name)
+        among.remove(segment)
+        return segment, contents.unsettled() if contents else [], 0
+
+    def _remove_taken_over(self, estate: Estate, segment: Segment) -> _Sacrificed | None:
+        """Remove a segment of an estate. What has not been read of it is lost, and so are the runs that it is of."""
+        if segment.is_noted or segment.settled is not None:
+            return self._remove_own(segment, estate.segments)
+        segment.is_noted = True
+        found = self._remove_own(segment, estate.segments)
+        if found is None:
+            return None
+        records = found[1]
+        estate.given_up.update(instance_id for _, instance_id in records)
+        return segment, records, len(records)
+
+    def _remove_of_dead(self, name: str) -> _Sacrificed | None:
+        """Remove a segment of an owner that has died, and that nobody has taken over; None: it is not dead."""
         owner = self._folder.claim(name.split(".", maxsplit=1)[0])
         if owner is None:
             return None
         contents = self._folder.read(Segment(name))
         self._folder.remove(name)
         owner.leave()
-        return len(contents.unsettled()) if contents else 0
+        return Segment(name), [], len(contents.unsettled()) if contents else 0
 
     def reject(self, letters: Iterable[bytes]) -> None:
         """Keep records that the platform will never take in a file of JSON lines, for people to look at."""
@@ -622,6 +641,8 @@ class Estate:
         own = [name for owner in owners for name in _segments_of(owner.name, names or [])]
         self.segments = [Segment(name) for name in own if folder.is_ours(name) is not False]
         self._is_listed = names is not None
+        self.given_up: set[str] = set()
+        """Instances of which a part was removed before it was read."""
         self.waits_until = time.monotonic() + _FAMILY_SECONDS
         self.is_read = False
         self.damaged = 0
@@ -647,6 +668,8 @@ class Estate:
         self.damaged = 0
         segments = list(self.segments)
         for segment in segments:
+            if segment not in self.segments:  # sacrificed meanwhile
+                continue
             contents = self._folder.read(segment)
             if contents is None and self._folder.is_ours(segment.name) is not False:
                 return
@@ -680,11 +703,17 @@ class Estate:
         renamed: dict[str, str],
     ) -> Iterator[Found]:
         """Yield the end of all that was going on, and write it down first: told twice, it must be the same."""
+        for each in self.given_up:
+            running.pop(each, None)
         # What was never started cannot fail: the platform would leave it pending for ever.
         ends: list[Fact] = [
             InstanceStarted(each, at) for each, is_started in running.items() if not is_started
         ]
-        ends += [interrupted(started, at) for started in reversed(open_.values())]
+        ends += [
+            interrupted(started, at)
+            for started in reversed(open_.values())
+            if started.instance_id not in self.given_up
+        ]
         ends += [InstanceFinished(instance_id, at, "failed") for instance_id in sorted(running)]
         frames = [_frames.encode(fact, next(segment.numbers)) for fact in ends]
         with contextlib.suppress(OSError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
+import sys
 import time
 import warnings
 
@@ -53,3 +55,17 @@ def in_child(work, **options):
     child = Child(work, **options)
     child.kill()
     return child.said
+
+
+def fork_in_c():
+    """Fork as a library in C does, of which Python hears nothing.
+
+    While no other thread has asked for the interpreter: the child would hand it over, and there nobody takes it.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1_000)
+    time.sleep(0.01)  # who has asked gets it now
+    try:
+        return ctypes.PyDLL(None).fork()
+    finally:
+        sys.setswitchinterval(before)

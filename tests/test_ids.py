@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import time
 
 import pytest
-from children import in_child
+from children import fork_in_c, in_child
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,7 +78,7 @@ def test_unique_across_a_fork_that_python_was_not_told_of():
     """Nor does the child of a fork in C, of which no hook hears: neither what was in stock, nor what is made next."""
     _ids.generate()  # there is a stock to inherit
     count = 2 * _ids._STOCK
-    told = in_child(lambda: [_ids.generate() for _ in range(count)], fork=ctypes.PyDLL(None).fork)
+    told = in_child(lambda: [_ids.generate() for _ in range(count)], fork=fork_in_c)
 
     assert len({made[16:] for made in told} | {_ids.generate()[16:] for _ in range(count)}) == 2 * count
 

@@ -1862,14 +1862,31 @@ class TestQuota:
             child.kill()
 
     def test_what_has_been_taken_over(self, folder):
-        """An estate that is being sent is not given up under the sender."""
+        """A file of an estate goes like one of our own: what was read of it is in memory, and not lost with it."""
         leave(folder, registered(), finished())
         house = House(folder, quota_bytes=0)
         house.facts()
 
-        assert [] == list(house.spool.sacrifice())
-        assert 1 == len(files(folder, ".seg"))
+        ((_, records, lost),) = house.spool.sacrifice()
+        assert ([key for key, _ in records], lost) == (["run-register", "run-finish"], 0)
+        assert [] == files(folder, ".seg")
         house.end()
+        assert [] == files(folder)
+
+    def test_what_is_being_read(self, folder):
+        """The file that is being read stays; those behind it are lost, and what was going on in them is not ended."""
+        leave(folder, *[registered(f"run{number}") for number in range(20)], segment_bytes=1_000)
+        house = House(folder, quota_bytes=0)
+        reading = house.spool.adopt()
+        first = next(reading)
+        lost = sum(lost for _, _, lost in house.spool.sacrifice())
+        rest = [each.fact for each in reading]
+
+        assert [first.segment.name] == files(folder, ".seg")
+        runs = {each.instance_id for each in rest} | {first.fact.instance_id}
+        assert len(runs) + lost == 20
+        ended = {each.instance_id for each in rest if isinstance(each, InstanceFinished)}
+        assert ended == runs
 
     def test_our_own(self, folder):
         """Of our own, sealed segments go, the oldest first, with the names of their runs; never the one in use."""

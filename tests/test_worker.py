@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import itertools
 import os
@@ -12,11 +11,12 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import orjson
 import pytest
-from children import Child, in_child
+from children import Child, fork_in_c, in_child
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -562,7 +562,7 @@ def test_a_fork_that_python_was_not_told_of(make):
 
     worker = Worker(Limits(batch_delay=60), make_exporter, lambda outcome: None, threaded=False)
     put(worker, "parent")
-    said = in_child(work, fork=ctypes.PyDLL(None).fork)
+    said = in_child(work, fork=fork_in_c)
     gate.open.set()
 
     assert said == [1, 1, "child"]
@@ -1336,6 +1336,32 @@ class TestDisk:
         for facts in runs:
             if keys_of(*facts)[0].split("-")[0] in arrived:
                 assert [each for each in site.stored if each in keys_of(*facts)] == keys_of(*facts)
+
+    @pytest.mark.parametrize("old", [40, 300], ids=["all in memory", "most on disk"])
+    def test_the_oldest_go_first(self, keep, site, old):
+        """Over the quota, what a dead process left goes before what is new, though it has been taken over already."""
+        site.is_down = True
+        first = keep(segment_bytes=4_000)
+        for number in range(old):
+            put_all(first, run_of(f"old{number:03}", spans=3, size=500))
+        assert first.shutdown(0.05).pending == old * 6
+
+        second = keep(segment_bytes=4_000, quota_bytes=old * 3_000)
+        second.take_over(0.02)
+        new = old // 2
+        for number in range(new):
+            put_all(second, run_of(f"new{number:03}", spans=3, size=500))
+            second.flush(0.011)
+        assert adds_up(second.ledger)
+        site.is_down = False
+        ledger = second.take_over(20)
+
+        assert adds_up(ledger)
+        assert (ledger.created, ledger.pending) == ((old + new) * 6, 0)
+        assert ledger.delivered == len(site.stored) == len(set(site.stored))
+        arrived = Counter(each.split("-")[0] for each in site.stored)
+        assert {*arrived.values()} == {6}  # nothing of a run, or all of it
+        assert [f"new{number:03}" in arrived for number in range(new)] == [True] * new
 
     def test_a_quota_at_the_end(self, keep, site):
         """What is pending at the end is what the next worker finds: nothing is pending that no file holds."""
