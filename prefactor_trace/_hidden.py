@@ -108,7 +108,7 @@ def _parts(value: Any) -> Iterable[Any]:
 
 def _fields(value: Any) -> Iterator[Any]:
     bases = bases_of(type(value))
-    yield from dict_of(bases)(value).values()
+    yield from list(dict_of(bases)(value).values())
     for base in bases:
         names = namespace_of(base)
         for name in names if "__slots__" in names else ():

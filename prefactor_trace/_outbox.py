@@ -80,6 +80,7 @@ _STRANGER_TRIES_AT_END = 2  # if there is no disk on which they could wait for t
 _STRANGERS_KEPT = 10_000
 _NOT_HELD = (0.0, 0)
 _RETURN_SECONDS = 0.01
+_OTHERS_SECONDS = 0.5  # between two looks at what other processes have of a run
 # A record over which the platform fails, while it takes others, is tried again after so long; then it is given up.
 _STRIKE_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 # One over which it falls silent costs the time of a request each time, and is perhaps only slow: it is tried seldom,
@@ -232,7 +233,10 @@ class Outbox:
             return False
         held = self.held_finishes
         is_held = held is Finishes.ALL or (held is Finishes.RETURNED and entry[0] == _RETURNED)
-        return is_held or entry[2].instance_id in self.held_runs
+        return is_held or self._waits_for_others(entry)
+
+    def _waits_for_others(self, entry: _Entry) -> bool:
+        return type(entry[2]) is InstanceFinished and entry[2].instance_id in self.held_runs
 
     @property
     def is_empty(self) -> bool:
@@ -421,7 +425,7 @@ class Outbox:
 
         Because the platform has failed over it again and again, or another process may have something of the run.
         """
-        if self._closing and self.held_runs and not self.ready:
+        if self._closing and all(map(self._waits_for_others, self._waiting.values())):
             return True
         if not self._closing or self._settled is None or self.held_finishes is not Finishes.NONE:
             return False
@@ -451,6 +455,7 @@ class Outbox:
             first = self._first_to_go(now)
             if first is None:
                 times += [until - now for until, _ in self._held.values() if until > now]
+                times += [_OTHERS_SECONDS] if self.held_runs else []
             else:
                 ticket, since, _, _ = first
                 if self._closing or ticket <= self._flush_ticket:
@@ -470,9 +475,10 @@ class Outbox:
     def _first_to_go(self, now: float) -> _Entry | None:
         if self._held:
             self._held = {key: each for key, each in self._held.items() if each[0] > now - _HELD_KEPT_SECONDS}
-        if not self._held:
+        if not self._held and not self.held_runs:
             return next(iter(self._waiting.values()))
-        return next((each for each in self._waiting.values() if not self._is_held(each[2], now)), None)
+        able = (each for each in self._waiting.values() if not self._waits_for_others(each))
+        return next((each for each in able if not self._is_held(each[2], now)), None)
 
     def _cut(self, now: float) -> dict[str, Record]:
         # After many failures in a row, a look at the other end: is it an outage, or are there many of them?
@@ -849,7 +855,10 @@ class Outbox:
         if self._nowhere or not self._waiting:
             return True
         if self.held_runs:  # nobody waits for other processes
-            return all(each[0] > ticket for each in self._waiting.values() if not self._is_finish_held(each))
+            # In one go: it is asked without the lock as well.
+            return all(
+                each[0] > ticket for each in list(self._waiting.values()) if not self._waits_for_others(each)
+            )
         return not self._returned and next(iter(self._waiting.values()))[0] > ticket
 
     def close(self, now: float, at: int, *, but: Container[str] = ()) -> set[str]:

@@ -123,8 +123,10 @@ class Redactor:
 
     def first_free(self, text: str, start: int) -> int:
         """Return where in *text*, from *start* on, what was kept can begin: behind what names before it make secret."""
+        if not self._is_on:
+            return start
         words = self._words or self._load()
-        if not self._is_on or not words.suspect(text[: start + 2 * LONGEST_REACH]):
+        if not words.suspect(text[: start + 2 * LONGEST_REACH]):
             return start
         found = words.find(text, is_late=Deadline(_MOST_SECONDS).is_over)
         return max([start, *[one.end for one in found if one.start < start + LONGEST_REACH]])

@@ -159,6 +159,11 @@ class DerivedType:
             self._wire = self._build()
         return self._wire
 
+    def let_go(self) -> None:
+        """Forget the functions. What is known of them stays."""
+        self._wire = self.to_sketch()
+        self.said = ()
+
     def to_sketch(self) -> dict[str, Any]:
         """Return the same as far as it is known without building: where a schema is missing, any object."""
         return self._wire or self._item({"params_schema": _ANY_OBJECT, "result_schema": _ANY_OBJECT})
@@ -392,7 +397,10 @@ class Schema:
 
         The first time, schemas are derived from type hints: this loads pydantic, and takes its time.
         """
-        return self._with([each.to_wire() for each in self._sorted()])
+        known: dict[str, Any] | None = self.__dict__.get("_wire")
+        if known is None:
+            known = self.__dict__["_wire"] = self._with([each.to_wire() for each in self._sorted()])
+        return known
 
     def _sorted(self) -> list[SpanType]:
         # The platform refuses a register without any type, and an agent may have none but ad hoc spans.
@@ -441,9 +449,12 @@ def _without_secrets(said: Any) -> Any:
     if type(said) is list:
         return [_without_secrets(each) for each in said]
     # A marker's hash is another one in each process, and would make each a version of its own.
-    return _HASH.sub(r"\1]", _redact.DEFAULT.text(said)) if type(said) is str else said
+    if type(said) is not str:
+        return said
+    return _HASH.sub(r"\1]", _redact.DEFAULT.text(said, seconds=_SECONDS_OF_TEXT))
 
 
+_SECONDS_OF_TEXT = 1.0  # of CPU: to leave a part unsearched would make it another version each time
 _HASH = re.compile(r"(\[redacted:\w+):[0-9a-f]{8}\]")
 
 
@@ -487,7 +498,7 @@ def _let_go() -> None:
     Files that it has not closed would never be written to their end.
     """
     for each in list(_derived):
-        each.said = ()
+        each.let_go()
 
 
 atexit.register(_let_go)  # before all others, so it comes after them

@@ -68,6 +68,7 @@ _LETTERS_BYTES = 64 * 1024 * 1024
 # After the disk has failed, facts stay in memory, and the next try waits.
 _RETRY_SECONDS = 30.0
 _OPENING_SECONDS = 0.5
+_MOST_TRIES = 5  # of one fact, as others fill the next file or close it
 # A run that was taken over is not finished for so long while a child of its process may have steps of it.
 _FAMILY_SECONDS = 300.0
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -95,9 +96,20 @@ class Segment(Home):
         is_noted: All its facts are counted in `unsettled`; it may go when that is 0.
         settled: What is settled of it, while it is being read.
         unwritten: What is settled of it, and could not be written down.
+        notes: In which words that is to be written.
     """
 
-    __slots__ = ("is_noted", "is_quiet", "is_sealed", "name", "numbers", "settled", "size", "unwritten")
+    __slots__ = (
+        "is_noted",
+        "is_quiet",
+        "is_sealed",
+        "name",
+        "notes",
+        "numbers",
+        "settled",
+        "size",
+        "unwritten",
+    )
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -109,6 +121,7 @@ class Segment(Home):
         self.is_noted = False
         self.settled: set[str] | None = None
         self.unwritten: set[str] = set()
+        self.notes: deque[bytes] = deque()
 
 
 class _Pen:
@@ -197,7 +210,7 @@ class Spool:
 
     # -- any thread ----------------------------------------------------------------------------------------
 
-    def write(self, fact: Fact, *, is_second_try: bool = False) -> Segment | None:
+    def write(self, fact: Fact, *, tries: int = 0) -> Segment | None:
         """Put *fact* on disk. Return where, None if that is not possible. Never raises."""
         pen = self._pen or self._take_new_pen(None)
         if pen is None:
@@ -213,16 +226,19 @@ class Spool:
         try:
             written = _write(pen.fd, data)
             failed = None if written == len(data) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            failed = error
+        except (
+            OSError
+        ) as error:  # without its frames: they keep the pen, which must go with the last who writes with it
+            failed = OSError(error.errno, error.strerror)
         if failed is not None:
             self._fail(failed, pen)
             # Another file may have room: how large one may be is limited as well.
             is_full = failed.errno in (errno.EFBIG, errno.ENOSPC) and segment.size > 0
-            if is_second_try or not (is_full or failed.errno == errno.EBADF):
+            if is_full:
+                self._retry_at = 0.0
+            if tries == _MOST_TRIES or not (is_full or failed.errno == errno.EBADF):
                 return None
-            self._retry_at = 0.0
-            return self.write(fact, is_second_try=True)
+            return self.write(fact, tries=tries + 1)
         # Two threads may lose a little of it; the limit is a round number.
         segment.size = size = segment.size + written
         if is_unbuilt:
@@ -283,8 +299,8 @@ class Spool:
     def _fail(self, error: OSError, failing: _Pen | None = None) -> None:
         if error.errno == errno.EBADF and failing is not None:
             failing.fd = -1  # the number may be another file's by now
-            if self._pen is not failing:  # another thread has taken a new one
-                return
+        if failing is not None and self._pen is not failing:  # another thread has taken a new one
+            return
         pen, self._pen = self._pen, None
         if pen is not None:
             pen.segment.is_sealed = True
@@ -320,9 +336,17 @@ class Spool:
         for segment, group in _by_segment((each.home, each) for each in settled):
             if segment.settled is not None:
                 segment.settled.update(each.key for each in group)
-            if not self._append(segment, _frames.SETTLED, _settled_body(group, renamed)):
-                segment.unwritten.update(each.key for each in group)
+            segment.unwritten.update(each.key for each in group)
+            segment.notes.append(_settled_body(group, renamed))
+            self._write_notes(segment)
         self._remove_settled()
+
+    def _write_notes(self, segment: Segment) -> None:
+        """Write down what is settled, or as much of it as can be written just now."""
+        while segment.notes and self._append(segment, _frames.SETTLED, segment.notes[0]):
+            segment.notes.popleft()
+        if not segment.notes:
+            segment.unwritten.clear()
 
     def announce(self, spans: Iterable[tuple[Home, str]]) -> None:
         """Write down that the platform is about to be told of spans that are still running."""
@@ -484,21 +508,25 @@ class Spool:
         It can be alive, or its estate another's. Not asked for longer than a few minutes after we have taken over.
         """
         now = time.monotonic()
-        dead = {
-            each.pid: each.since
-            for estate in self._estates
-            if now < estate.waits_until
-            for each in estate.owners
-        }
-        if not dead:
-            return False
+        estates = [each for each in self._estates if now < each.waits_until]
+        names = self._folder.listed() if estates else []
+        if names is None:  # it cannot be told just now
+            return True
         ours = {each.name for each in self._owners()}
-        for name in self._folder.owners():
-            said = self._folder.read_description(name) or {} if name not in ours else {}
+        owners = [each.removesuffix(_LOCK) for each in names if each.endswith(_LOCK)]
+        others = {
+            name: said
+            for name in owners
+            if name not in ours and (said := self._folder.read_description(name)) is not None
+        }
+        # In containers, whoever comes next has often the same number; then children are not known by it.
+        known = {os.getpid(), os.getppid(), *(said.get("pid") for said in others.values())}
+        dead = {owner.pid: owner.since for each in estates for owner in each.owners if owner.pid not in known}
+        for name, said in others.items():
             since = said.get("since")
             for parent in (said.get("parent"), said.get("started_by")):
                 is_child = parent in dead and isinstance(since, int) and since >= dead[parent]
-                if is_child and self._folder.segments_of(name):
+                if is_child and _segments_of(name, names):
                     return True
         return False
 
@@ -583,6 +611,8 @@ class Spool:
         if for_good:
             self.seal()
         self._remove_settled()
+        for segment in [*self._segments, *(each for estate in self._estates for each in estate.segments)]:
+            self._write_notes(segment)
         for each in self._owners():
             if for_good or each is not self._owner:
                 each.leave()

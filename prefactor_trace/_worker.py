@@ -367,7 +367,11 @@ class Worker:
         self._bell.ring()
 
     def _has_taken_over(self) -> bool:
-        is_idle = self._reading is None and self._outbox.is_empty and not self._shelf.waiting
+        outbox = self._outbox
+        is_empty = outbox.is_empty or bool(
+            self._has_family and not outbox.ready
+        )  # nobody waits for other processes
+        is_idle = self._reading is None and is_empty and not self._shelf.waiting
         is_over = self._has_left_off or self._stop_at is not None
         return is_over or (self._adopt_at > 0 and (is_idle or self._outbox.is_nowhere))
 
@@ -569,7 +573,7 @@ class Worker:
             with self._lock:
                 self._carry_over_locked()
                 # A span that is open will have to be announced, for those that hang from it in other processes.
-                is_at_rest = self._outbox.is_nowhere or (self._outbox.is_empty and not self._outbox.has_open)
+                is_at_rest = self._outbox.is_nowhere or not (self._outbox.ready or self._outbox.has_open)
                 is_reading = self._reading is not None or self._has_deferred
                 if not is_at_rest or is_reading or self._stop_at is not None:
                     return False

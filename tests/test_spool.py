@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -572,6 +573,35 @@ class TestFamily:
         assert not house.spool.has_family()
 
 
+def test_threads_that_meet_a_full_file(folder):
+    """Threads that write when a file is full go on in the next, all of them, and no descriptor stays behind."""
+
+    def work():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, whole[1]))
+        gc.disable()
+        house, results = House(folder), []
+        before = len(list(Path("/dev/fd").iterdir()))
+
+        def write(name):
+            for number in range(100):
+                results.append(
+                    house.spool.write(started(f"{name}-{number}", payload=b"x" * 3_000)) is not None
+                )
+
+        threads = [threading.Thread(target=write, args=(str(number),)) for number in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        return results.count(False), len(list(Path("/dev/fd").iterdir())) - before
+
+    lost, descriptors = in_child(work)
+    assert lost == 0
+    assert descriptors <= 3  # lock and segment
+
+
 class TestPlanted:
     @pytest.mark.parametrize("exists", [True, False])
     def test_a_folder_that_is_a_link(self, folder, tmp_path, exists):
@@ -796,14 +826,24 @@ class TestSettling:
         """If it cannot be written down what is settled, the next process sends it again; nothing is raised or lost."""
         segment = house.tell(registered(), began())
         (folder / segment.name).rename(folder / "away")
-        house.settle("run-register")
+        house.settle("run-register", "run-start")
         (folder / "away").rename(folder / segment.name)
-        house.settle("run-start")
         house.spool.forget()
 
-        assert told([registered()]) == told(
-            each for each in House(folder).facts() if not isinstance(each, InstanceFinished)
-        )
+        assert told([registered(), began()]) == told(House(folder).facts())[:2]
+
+    def test_it_can_be_written_down_later(self, house, folder):
+        """What could not be written down is written with what is settled next, or at the end."""
+        segment = house.tell(registered(), began(), started("a"), ended("a"), started("b"))
+        for keys in (["run-register"], ["run-start", "a"]):
+            (folder / segment.name).rename(folder / "away")
+            house.settle(*keys)
+            (folder / "away").rename(folder / segment.name)
+        house.settle("b")
+        house.spool.forget()
+
+        assert told([finished()])[0][:2] == told(House(folder).facts())[-1][:2]
+        assert [each for each in House(folder).facts() if not isinstance(each, InstanceFinished)] == []
 
 
 class TestReading:
