@@ -137,16 +137,23 @@ def arguments_of(function: Any, choice: Choice | None = None, span: str = "") ->
         return capture(marks.applied(given), limits, "payload", span)
 
     def hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
-        found: list[str] = []
-        try:
-            if marks.may_hide():
-                read(args, kwargs, DEFAULT, found)
-        except Exception:  # another thread has changed an argument, say: that must not cost the step
-            _guard.failed("look for what is hidden")
-        return tuple(found)
+        return _found_by(lambda found: marks.may_hide() and read(args, kwargs, DEFAULT, found))
 
     of_result = marks.of_result if "return" in marks.may_be else None
     return Arguments(read, of_result, hidden if marks.bearers or marks.may_be.keys() - {"return"} else None)
+
+
+def _found_by(look: Callable[[list[str]], object]) -> tuple[str, ...]:
+    """Return what *look* finds in arguments that another thread may be changing: that must not cost the step."""
+    found: list[str] = []
+    for is_last in (False, False, False, True):
+        try:
+            look(found)
+            break
+        except Exception:
+            if is_last:
+                _guard.failed("look for what is hidden")
+    return tuple(found)
 
 
 def _takes_anything(function: Any) -> bool:
