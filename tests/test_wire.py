@@ -2081,7 +2081,7 @@ BODIES = JSON.map(orjson.dumps) | st.binary(max_size=20)
 STATUSES = st.sampled_from([200, 200, 201, 204, 301, 400, 401, 404, 408, 409, 413, 422, 429, 500, 501, 503])
 ANSWERS = st.one_of(
     st.sampled_from(["honest", "honest", "nameless", "partly"]),
-    st.builds(Response, STATUSES, BODIES, st.none() | st.text(max_size=5)),
+    st.builds(Response, STATUSES, BODIES, st.none() | st.text(max_size=5), is_second=st.booleans()),
     st.just(Unreachable("gone")),
     st.just(Unreachable("reset", broke_off=True)),
 )
@@ -2096,12 +2096,19 @@ class Fickle:
             setattr(self.platform, name, value)
         self._answers = list(answers)
         self.exchanges = []
+        self.lost = set()  # keys of what was perhaps done, and nobody has heard of
 
     def answer(self, request):
         answer = self._answers.pop(0) if self._answers else "honest"
         if isinstance(answer, str):
             answer = self._maimed(self.platform.answer(request), answer)
-        self.exchanges.append((request.path, orjson.loads(request.body), answer))
+        body = orjson.loads(request.body)
+        self.exchanges.append((request.path, body, answer))
+        is_heard = isinstance(answer, Response) and answer.status < 500
+        if answer.is_second or not (is_heard or answer == Unreachable("gone")):
+            self.lost.update(
+                each["idempotency_key"] for each in body.get("items", [body]) if "idempotency_key" in each
+            )
         return answer
 
     def _maimed(self, answer, how):
@@ -2113,10 +2120,14 @@ class Fickle:
         return answer._replace(body=orjson.dumps(body))
 
 
-def is_acknowledged(record, exchanges):
-    """Say whether one of *exchanges* lets us believe that the platform has *record*."""
+def is_acknowledged(record, exchanges, lost):
+    """Say whether one of *exchanges* lets us believe that the platform has *record*. *lost*: see `Fickle`."""
     return any(
-        sent["idempotency_key"].startswith(record.key) and says_so(path, sent, status, reply)
+        sent["idempotency_key"].startswith(record.key)
+        and (
+            says_so(path, sent, status, reply)
+            or (sent["idempotency_key"] in lost and says_again(path, sent, status, reply))
+        )
         for path, body, answer in exchanges
         if isinstance(answer, Response)
         if path != "pfid/generate"
@@ -2136,6 +2147,14 @@ def parts(path, body, answer):
     if not isinstance(outputs, dict):
         return []
     return [(item, answer.status, outputs.get(item["idempotency_key"])) for item in body["items"]]
+
+
+def says_again(path, sent, status, reply):
+    """Say whether the refusal of a repetition can mean that the platform holds what it was about."""
+    if path.endswith("register"):
+        return status in (400, 409, 422)
+    is_open = path in ("bulk", "agent_spans") and "finished_at" not in sent.get("details", sent)
+    return is_open and (status == 409 or (isinstance(reply, dict) and reply.get("status") == "error"))
 
 
 def says_so(path, sent, status, reply):
@@ -2195,4 +2214,4 @@ def test_any_conversation_ends_and_tells_the_truth(data, answers, traits):
             assert all(each.instance_id in outcome.dead or each.started.parent_id in above for each in left)
         for record in batch:
             if record.key in outcome.delivered:
-                assert is_acknowledged(record, far_side.exchanges)
+                assert is_acknowledged(record, far_side.exchanges, far_side.lost)
