@@ -498,7 +498,8 @@ class Words:
             if is_late():
                 raise _LateError
 
-        texts = [item if type(item) is str else "0" if type(item) is int else "-" for item in items]
+        first = items[:_MOST_ARGUMENTS]
+        texts = [item if type(item) is str else "0" if type(item) is int else "-" for item in first]
         plain = [_NOT_IN_WORD.sub("_", each[:OVERLAP]) for each in texts]
         starts = [0, *accumulate(len(each) + 1 for each in plain)]
         text = " ".join(plain)
@@ -581,6 +582,7 @@ _IN_COMMANDS = (
 """Commands and files of logins, `.netrc`, in which no name stands before the password."""
 _WINDOW = 1_024
 OVERLAP = 512
+_MOST_ARGUMENTS = 256  # of a command, from its beginning
 """Whatever is looked for shows itself within so many characters."""
 
 
