@@ -582,8 +582,8 @@ _IN_COMMANDS = (
 """Commands and files of logins, `.netrc`, in which no name stands before the password."""
 _WINDOW = 1_024
 OVERLAP = 512
-_MOST_ARGUMENTS = 256  # of a command, from its beginning
 """Whatever is looked for shows itself within so many characters."""
+_MOST_ARGUMENTS = 256  # of a command, from its beginning
 
 
 def _names_pattern(keys: Iterable[str]) -> str:
