@@ -357,5 +357,5 @@ def chosen_entries(payload: object, choice: Choice | None) -> object:
     """Return the entries of a block's *payload* that *choice* names; what is no dict is taken or left as a whole."""
     if choice is None or type(payload) is not dict:
         return payload
-    entries = list(payload.items())  # in one go, as another thread may be changing it
+    entries = payload.copy().items()  # as another thread may be changing it
     return choice.of({name: value for name, value in entries if type(name) is str})
