@@ -669,21 +669,16 @@ class Estate:
         self._folder = folder
         names = folder.listed()
         own = [name for owner in owners for name in _segments_of(owner.name, names or [])]
-        self.segments = [Segment(name) for name in own if folder.is_ours(name) is not False]
-        self._is_listed = names is not None
+        are_ours = {name: folder.is_ours(name) for name in own}
+        self.segments = [Segment(name) for name in own if are_ours[name] is not False]
+        self.is_readable = names is not None and None not in are_ours.values()
+        """Whether all files of it could be opened just now."""
         self.given_up: set[str] = set()
         """Instances of which a part was removed before it was read."""
         self.waits_until = time.monotonic() + _FAMILY_SECONDS
         self.is_read = False
         self.damaged = 0
         """Frames that are missing."""
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether all files of it can be opened just now."""
-        return self._is_listed and all(
-            self._folder.is_ours(segment.name) is not None for segment in self.segments
-        )
 
     def facts(self) -> Iterator[Found]:
         """Yield what is not settled; at the end, the ends of what was going on when the owner died.

@@ -367,11 +367,9 @@ class Worker:
         self._bell.ring()
 
     def _has_taken_over(self) -> bool:
-        outbox = self._outbox
-        is_empty = outbox.is_empty or bool(
-            self._has_family and not outbox.ready
-        )  # nobody waits for other processes
-        is_idle = self._reading is None and is_empty and not self._shelf.waiting
+        # Nobody waits for what other processes may have.
+        is_sent = self._outbox.is_empty or (self._has_family is True and not self._outbox.ready)
+        is_idle = self._reading is None and is_sent and not self._shelf.waiting
         is_over = self._has_left_off or self._stop_at is not None
         return is_over or (self._adopt_at > 0 and (is_idle or self._outbox.is_nowhere))
 
@@ -450,7 +448,7 @@ class Worker:
             self._over = self._outbox.close(time.monotonic(), time.time_ns(), but=elsewhere)
             if self._spool is not None:
                 self._write = self._write_late if self._is_outlived else None
-            if self._reading is not None and self._reading.segment is None:
+            if self._is_reading_others:
                 self._reading = None  # what others have left is not worth waiting for
             self._adopt_at = 0.0
             self._stop_at = deadline
@@ -635,12 +633,11 @@ class Worker:
 
     def _hold_finishes(self, now: float) -> None:
         """Let runs wait for what other processes may have left of them; ours, only if there may be any such thing."""
-        is_reading_others = self._reading is not None and self._reading.segment is None
         is_about_to = self._adopt_at <= now and self._spool is not None
-        if self._has_forked and (is_reading_others or is_about_to):
+        if self._has_forked and (self._is_reading_others or is_about_to):
             held = Finishes.ALL
         else:
-            is_open = is_reading_others or self._has_family is None
+            is_open = self._is_reading_others or self._has_family is None
             held = Finishes.RETURNED if is_open else Finishes.NONE
         self._outbox.held_finishes = held
         self._outbox.held_runs = self._taken_over if self._has_family else ()
@@ -725,11 +722,17 @@ class Worker:
                 self._reading = reading
         return bool(found)
 
+    @property
+    def _is_reading_others(self) -> bool:
+        """Whether what processes that have died left is coming back from disk."""
+        return self._reading is not None and self._reading.segment is None
+
     def _look_for_family(self, spool: Spool) -> None:
         """Let runs that were taken over wait for what the children of their process have of them."""
-        is_reading_others = self._reading is not None and self._reading.segment is None
         now = time.monotonic()
-        if is_reading_others or self._has_family is False or (self._has_family and now < self._family_at):
+        if self._is_reading_others or self._has_family is False:
+            return
+        if self._has_family and now < self._family_at:
             return
         self._family_at = now + _FAMILY_SECONDS
         self._has_family = spool.has_family()
