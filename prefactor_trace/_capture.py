@@ -66,7 +66,7 @@ from prefactor_trace._readers import (
     reader_of,
 )
 from prefactor_trace._redact import DEFAULT as BUILT_IN
-from prefactor_trace._redact import LONGEST_REACH, without
+from prefactor_trace._redact import HIDDEN, LONGEST_REACH, without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,7 +181,7 @@ def cleared(text: str, hidden: tuple[str, ...]) -> str:
     for each in hidden:
         at = text.find(each) if len(each) == LONGEST else -1  # perhaps only how it begins
         if at >= 0:
-            text = f"{text[:at]}[redacted:Secret]"
+            text = text[:at] + HIDDEN
     return without(text, hidden)
 
 

@@ -640,9 +640,8 @@ class Outbox:
         self._reachable = outcome.reachable or outcome.is_heard_to_fail
         self._nowhere = outcome.nowhere
         refused |= self._search_poison(sent, left, outcome, now)
-        if (
-            outcome.delivered
-        ):  # what went wrong behind that is a new trouble: the platform is not away any more
+        # What went wrong behind something that was taken is a new trouble: the platform is not away any more.
+        if outcome.delivered:
             self._failures = 0
         # Without progress and without a word why, asking again at once would spin.
         if outcome.trouble is not None or not (outcome.delivered or outcome.refused or outcome.dead):

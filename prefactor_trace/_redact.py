@@ -220,7 +220,7 @@ def without(text: str, hidden: tuple[str, ...]) -> str:
     forms = {form for each in hidden for form in _forms(each, text)}
     for form in sorted(forms, key=len, reverse=True):
         if len(form) >= _SHORTEST_VALUE and form[:_SHORTEST_BEGINNING] in text:
-            text = text.replace(form, _HIDDEN)
+            text = text.replace(form, HIDDEN)
             text = _without_beginning(text, form)
     return text
 
@@ -269,7 +269,7 @@ def _without_beginning(text: str, form: str) -> str:
         here = text[position : position + len(form)]
         end = position + len(commonprefix((here, form)))  # noqa: RUF071 - of signs, not of folders
         if _CUT.match(text, end):
-            text = f"{text[:position]}{_HIDDEN}{text[end:]}"
+            text = f"{text[:position]}{HIDDEN}{text[end:]}"
         position = text.find(begins, position + 1)
     return text
 
@@ -280,7 +280,8 @@ def _lower_escapes(text: str) -> str:
 
 _SAME = re.compile(r"[A-Za-z0-9_.~-]*\Z")  # what is written in the same way everywhere
 _URL_ESCAPE = re.compile("%[0-9A-F]{2}")
-_HIDDEN = "[redacted:Secret]"
+HIDDEN = "[redacted:Secret]"
+"""What stands in a text for what a mark hides."""
 _SHORTEST_VALUE = 4  # characters behind a name; what is shorter stands in many a text by chance
 _SHORTEST_BEGINNING = 6
 # How a text ends that was cut: by its length, or as capture writes it, in JSON inside of the text.
